@@ -1,0 +1,120 @@
+# GNU make 3.81 or later. `make` alone lists what there is to make.
+
+PROFILE ?= standard
+PYTHONS = $(if $(PYTHON),"$$PYTHON",python3.13 python3.12 python3.11 python3)
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+export PYTHON
+
+# A relative path counts from the folder the user is in, which `make -C` leaves. A variable given
+# to make is in the environment of every command; these are made absolute there.
+MAKE_ARGS := $(shell { tr '\000' ' ' </proc/$$PPID/cmdline; } 2>/dev/null || ps -o args= -p $$PPID)
+export CALLER := $(if $(filter -C% --directory%,$(MAKE_ARGS)),$(or $(PWD),$(CURDIR)),$(CURDIR))
+absolute = $(if $(filter /% ~% http://% https://% file://%,$(firstword $1)),$1,$(CALLER)/$1)
+ifneq ($(MIRROR),)
+  override MIRROR := $(call absolute,$(MIRROR))
+  export MIRROR
+endif
+ifneq ($(DATA_DIR),)
+  override DATA_DIR := $(call absolute,$(DATA_DIR))
+  export DATA_DIR
+endif
+
+# The library is not installed: commands and notebook kernels find it in this checkout.
+export PYTHONPATH := $(CURDIR)
+export CHECKOUT := $(CURDIR)
+MIDAS = .venv/bin/python -m midas_lib
+REPORT = $(MIDAS) report --profile "$(PROFILE)" $(if $(SEEDS),--seeds $(SEEDS)) \
+  $(if $(JOBS),--jobs $(JOBS)) $(if $(filter-out 0,$(FRESH)),--fresh)
+FROM_CALLER = cd "$$CALLER" && "$$CHECKOUT/.venv/bin/python" -m midas_lib
+NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
+export CHECKPOINT TEST IMG
+
+.DEFAULT_GOAL := help
+.PHONY: help env data reports part1 pages evaluate predict lab test lint clean
+
+help: ## this list
+	@echo "make TARGET [VARIABLE=value ...]"
+	@echo
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1|\2/p' Makefile \
+	  | while IFS='|' read -r name about; do printf '  %-10s %s\n' "$$name" "$$about"; done
+	@echo
+	@echo "  PROFILE=smoke|standard|full   how much to compute (default standard)"
+	@echo "  SEEDS=5  JOBS=2               how many repeats, how many runs at once"
+	@echo "  FRESH=1                       ignore finished runs"
+	@echo "  DATA_DIR=folder               where the archives lie (default data/)"
+	@echo "  MIRROR=folder or URL          where to look for the archives next"
+	@echo "  STANDIN=1                     use data drawn by the program"
+	@echo "  PYTHON=python3.12             what to make the environment with (3.11 to 3.13)"
+	@echo "  ARGS='-p name value'          anything more for the command, as a notebook's parameter"
+
+# The stamp holds what the environment was made from, and is written last: an environment whose
+# making was interrupted, or whose requirements have changed since, is completed.
+env: ## make the environment, .venv/, or bring it up to date
+	@if ! .venv/bin/python -c '' 2>/dev/null; then \
+	  for python in $(PYTHONS) ''; do \
+	    if "$$python" -c 'import ensurepip, venv; $(SUPPORTED)' 2>/dev/null; then break; fi; done; \
+	  if [ -z "$$python" ]; then \
+	    echo "make: found no Python 3.11, 3.12 or 3.13 with its venv module, trying" $(PYTHONS) \
+	      "- install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
+	  echo "==> making the environment in .venv with $$("$$python" --version)" >&2; \
+	  if [ -L .venv ]; then mkdir -p "$$(readlink .venv)"; fi; \
+	  rm -f .venv/requirements.cksum .venv/bin/python*; \
+	  "$$python" -m venv .venv || exit; \
+	elif ! .venv/bin/python -c '$(SUPPORTED)'; then \
+	  echo "make: .venv has $$(.venv/bin/python --version), which is not 3.11 to 3.13: remove it" >&2; \
+	  exit 2; \
+	fi; \
+	wanted=$$(cat requirements.txt constraints.txt | cksum); \
+	if [ "$$(cat .venv/requirements.cksum 2>/dev/null)" != "$$wanted" ]; then \
+	  echo "==> installing what requirements.txt names (the first time takes some minutes)" >&2; \
+	  rm -f .venv/requirements.cksum; \
+	  .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >&2 || exit; \
+	  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2 \
+	    && echo "$$wanted" > .venv/requirements.cksum; \
+	fi
+
+data: env ## get the archives, or say where each lies
+	@echo "==> looking for the archives" >&2
+	@$(MIDAS) fetch --profile "$(PROFILE)" $(ARGS)
+
+reports: env ## all reports and their index
+	@echo "==> making the reports, profile $(PROFILE)" >&2
+	@$(REPORT) $(ARGS)
+
+part1: env ## the report of part 1: 62 characters
+	@echo "==> making the report of part 1, profile $(PROFILE)" >&2
+	@$(REPORT) 1 $(ARGS)
+
+pages: env ## draw the published pages anew from their results files, without training
+	@echo "==> drawing the pages from executed/results" >&2
+	@$(MIDAS) pages $(ARGS)
+
+evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras]
+	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
+	@echo "==> evaluating on $$TEST" >&2
+	@$(FROM_CALLER) evaluate --test "$$TEST" $(NETWORK) $(ARGS)
+
+predict: env ## read characters: IMG="image ..." [CHECKPOINT=file.keras]
+	@if [ -z "$$IMG" ]; then echo "make: say what to read: make predict IMG=path" >&2; exit 2; fi
+	@echo "==> reading $$IMG" >&2
+	@cd "$$CALLER"; if [ -e "$$IMG" ]; then set -- "$$IMG"; else set -- $$IMG; fi; \
+	$(FROM_CALLER) predict "$$@" $(NETWORK) $(ARGS)
+
+lab: env ## open the notebooks in Jupyter
+	@echo "==> starting Jupyter" >&2
+	@.venv/bin/python -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+test: env ## run the tests
+	@echo "==> running the tests" >&2
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: env ## check style and formatting
+	@echo "==> checking style" >&2
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+
+clean: ## delete unpublished pages and caches; data, finished runs and .venv stay
+	@echo "==> deleting unpublished pages and caches" >&2
+	@rm -rf executed/smoke executed/standard executed/full executed/failed .pytest_cache .ruff_cache
+	@find midas_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
+	  | while IFS= read -r folder; do rm -rf "$$folder"; done

@@ -1,0 +1,213 @@
+"""The command line: `python -m midas_lib COMMAND`; what `make` calls."""
+
+import argparse
+import ast
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+from midas_lib import config
+from midas_lib.config import UserError
+
+ARCHIVES = ("characters", "mislabelled", "mnist")
+CHECKPOINT = config.ROOT / "checkpoints" / "part1" / "model.keras"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line."""
+
+    def error(self, message):
+        self.exit(2, f"midas_lib: {message} (see {self.prog} --help)\n")
+
+
+# Each command returns its document (for --json) and its text (for people). What it imports, it
+# imports itself, so that --help is there at once.
+
+
+def fetch(args):
+    from midas_lib import sources
+
+    found = [sources.fetch(name, profile=args.profile) for name in ARCHIVES]
+    document = {
+        "archives": [
+            {
+                "name": archive.name,
+                "source": archive.source,
+                "digest": archive.digest,
+                "paths": [str(path) for path in archive.paths],
+            }
+            for archive in found
+        ]
+    }
+    rows = [(a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found]
+    return document, _columns([("archive", "source", "files"), *rows])
+
+
+def report(args):
+    from midas_lib import report
+
+    parameters = dict(args.parameters)
+    for name in ("seeds", "jobs", "fresh"):
+        if getattr(args, name) is not None:
+            parameters[name] = getattr(args, name)
+    pages = []
+    for part in args.part or report.parts():
+        _say(f"part {part}, profile {args.profile} ...")
+        pages.append(report.run_notebook(part, profile=args.profile, parameters=parameters))
+        report.write_index(pages[-1].parent)
+    if not pages:
+        raise UserError("notebooks/: there is no part1_*.ipynb, part2_*.ipynb or part3_*.ipynb")
+    return _paths([*pages, pages[-1].parent / "index.html"])
+
+
+def index(args):
+    from midas_lib import report
+
+    return _paths([report.write_index(report.pages_folder(args.profile))])
+
+
+def pages(args):
+    from midas_lib import report
+
+    return _paths(report.render_pages(args.profile))
+
+
+def evaluate(args):
+    from midas_lib import inference
+
+    result = inference.evaluate(inference.load_classifier(args.checkpoint), args.test)
+    for skipped in result["skipped"]:
+        _say(f"skipped {skipped['file']}: {skipped['reason']}")
+    predictions = result.get("predictions")
+    if args.csv:
+        if predictions is None:
+            raise UserError(f"--csv: {args.test} gave no predictions to write")
+        args.csv.write_text(_csv(predictions), encoding="utf-8")
+    if "accuracy" not in result:  # a folder without labels: the predictions are the answer
+        return result, f"written to {args.csv}" if args.csv else _csv(predictions).rstrip()
+    low, high = result["accuracy_interval"]
+    rows = [
+        ("images", str(result["n"])),
+        ("accuracy", f"{result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"),
+        ("top 5", f"{result['top5_accuracy']:.4f}"),
+        ("case merged", f"{result['case_merged_accuracy']:.4f}"),
+        ("calibration error", f"{result['ece']:.4f}"),
+    ]
+    return result, _columns(rows)
+
+
+def predict(args):
+    from midas_lib import inference
+
+    predictions = inference.predict_files(inference.load_classifier(args.checkpoint), args.image)
+    rows = [(str(p["file"]), p["label"], f"{p['probability']:.3f}") for p in predictions]
+    return predictions, _columns([("file", "label", "probability"), *rows])
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _paths(paths):
+    names = [os.path.relpath(path) for path in paths]
+    return names, "\n".join(names)
+
+
+def _columns(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(text.ljust(w) for text, w in zip(r, widths, strict=True)) for r in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _csv(predictions):
+    text = io.StringIO()
+    fields = ["file", "label", "index", "probability"]
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(predictions)
+    return text.getvalue()
+
+
+def _value(text):
+    """A parameter's value as typed: `3`, `0.5`, `True`, `None`; anything else is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class _Parameter(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        name, text = values
+        namespace.parameters = {**namespace.parameters, name: _value(text)}
+
+
+def _parser():
+    parser = _Parser(prog="python -m midas_lib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(function, about):
+        sub = commands.add_parser(function.__name__, help=about, description=about)
+        sub.set_defaults(run=function)
+        sub.add_argument("--json", action="store_true", help="print one JSON document, no more")
+        return sub
+
+    def profile(sub, default):
+        about = f"one of {', '.join(config.PROFILES)} (default {default})"
+        sub.add_argument("--profile", default=default, metavar="PROFILE", help=about)
+
+    profile(command(fetch, "get the archives, or say where each lies"), "standard")
+
+    sub = command(report, "execute the notebooks and write their pages")
+    sub.add_argument("part", nargs="*", type=int, help="1, 2 or 3 (default: all there are)")
+    profile(sub, "standard")
+    sub.add_argument("--seeds", type=int, help="how many")
+    sub.add_argument("--jobs", type=int, help="how many runs at once")
+    sub.add_argument("--fresh", action="store_true", default=None, help="ignore finished runs")
+    about = "any parameter of the notebook; may be repeated"
+    sub.add_argument(
+        "-p", dest="parameters", nargs=2, default={}, action=_Parameter,
+        metavar=("NAME", "VALUE"), help=about,
+    )  # fmt: skip
+
+    profile(command(index, "write the index page from the results files"), "full")
+    profile(command(pages, "draw the pages anew from the results files, without training"), "full")
+
+    sub = command(evaluate, "measure a network on a test set of your own")
+    sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")
+    sub.add_argument("--test", type=Path, required=True, help="a folder or zip of images")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to FILE")
+
+    sub = command(predict, "read characters from image files")
+    sub.add_argument("image", nargs="+", type=Path, help="image files")
+    sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")
+    return parser
+
+
+def main(argv=None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        if "profile" in args:
+            config.check_profile(args.profile)
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is the answer's
+            document, text = args.run(args)
+        print(json.dumps(document, allow_nan=False) if args.json else text)
+    except UserError as error:
+        _say(f"midas_lib: {' '.join(str(error).split())}")
+        return 2
+    except OSError as error:
+        _say(f"midas_lib: {error.filename or args.command}: {error.strerror or error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("midas_lib: interrupted; finished work is kept, the same command goes on from there")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

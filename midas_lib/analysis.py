@@ -1,0 +1,258 @@
+"""Metrics and intervals: arrays in, numbers out.
+
+Throughout, `labels` and `predictions` are int arrays (n,) of class indices, `probabilities` a float
+array (n, classes) in [0, 1], `correct` a bool array (n,), or float where it is a mean over repeats.
+Accuracies, errors and intervals are fractions, not percent. Arrays of unequal length raise
+ValueError.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special, stats
+from sklearn import metrics
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+def accuracy(labels, predictions):
+    """Share of predictions equal to the label."""
+    return float(metrics.accuracy_score(labels, predictions))
+
+
+def top_k_accuracy(labels, probabilities, k):
+    """Share of images whose label is among the `k` most probable classes (3 classes or more)."""
+    classes = np.arange(np.shape(probabilities)[1])
+    return float(metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=classes))
+
+
+def case_groups(class_names):
+    """Group id of each class, int (classes,), where upper and lower case are one group."""
+    return np.unique([name.lower() for name in class_names], return_inverse=True)[1]
+
+
+def merge_groups(class_names, merges, groups=None):
+    """Group id of each class after joining the characters of each string in `merges`.
+
+    The joining is done on top of `groups`, int (classes,), by default those of `case_groups`; whole
+    groups are joined, so "1Il" on top of those makes one group of 1, I, i, L and l. Pass
+    `np.arange(classes)` to join only the characters named. A character that is no class raises
+    ValueError.
+    """
+    groups = np.array(case_groups(class_names) if groups is None else groups)
+    for characters in merges:
+        joined = groups[[tuple(class_names).index(character) for character in characters]]
+        groups[np.isin(groups, joined)] = joined.min()
+    return groups
+
+
+def merged_accuracy(labels, predictions, groups):
+    """Accuracy when classes of one group count as the same; `groups` as from `case_groups`."""
+    groups = np.asarray(groups)
+    return accuracy(groups[np.asarray(labels)], groups[np.asarray(predictions)])
+
+
+def per_class_accuracy(labels, predictions, classes):
+    """Accuracy (recall) of each class, float (classes,); nan for a class that has no image."""
+    return metrics.recall_score(
+        labels, predictions, labels=np.arange(classes), average=None, zero_division=np.nan
+    )
+
+
+def per_group_accuracy(correct, groups):
+    """Mean of `correct` in each group, {group: fraction}, sorted by group, e.g. by writer."""
+    names, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, weights=_paired(correct, groups)[0], minlength=len(names))
+    return dict(zip(names.tolist(), (sums / np.bincount(index)).tolist(), strict=True))
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, its confidence interval and the number `n` of independent units it rests on.
+
+    The bounds are nan where no interval can be given (fewer than two units).
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self):
+        return f"{self.mean:.4g}{self._bounds('.4g')}, n = {self.n}"
+
+    def percent(self, digits=1):
+        """An accuracy in words: '90.5 % [89.9, 91.1], n = 5'."""
+        return f"{100 * self.mean:.{digits}f} %{self._bounds(f'.{digits}f', 100)}, n = {self.n}"
+
+    def points(self, digits=1):
+        """A difference of accuracies in words: '+1.2 points [+0.3, +2.1], n = 5'."""
+        form = f"+.{digits}f"
+        return f"{100 * self.mean:{form}} points{self._bounds(form, 100)}, n = {self.n}"
+
+    def _bounds(self, form, scale=1):
+        if np.isnan(self.low):
+            return ""
+        return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+
+
+def mean_interval(values, confidence=0.95):
+    """Mean of independent values (n,) with Student's t interval."""
+    values = np.asarray(values, float)
+    return cluster_interval(values, np.arange(len(values)), confidence)
+
+
+def paired_interval(a, b, confidence=0.95):
+    """Interval of the mean of a - b for paired values (n,), such as two arms at the same seeds."""
+    return mean_interval(_difference(a, b), confidence)
+
+
+def proportion_interval(successes, n, confidence=0.95):
+    """Wilson's score interval of `successes` among `n` >= 1 independent trials (Wilson 1927)."""
+    test = stats.binomtest(int(successes), int(n))
+    low, high = test.proportion_ci(confidence, method="wilson")
+    return Interval(test.statistic, float(low), float(high), int(n))
+
+
+def cluster_interval(correct, clusters, confidence=0.95):
+    """Mean of `correct` with an interval that holds when images of one cluster are correlated.
+
+    `correct` is (n,), one value per image: average repeated predictions of an image first.
+    `clusters` is (n,), e.g. the writer. The variance is the cluster-robust (sandwich) one of a
+    mean, with Student's t at clusters - 1 degrees of freedom (Cameron & Miller 2015, "A
+    Practitioner's Guide to Cluster-Robust Inference"). The result's `n` counts clusters; with one
+    image to a cluster this is the plain t interval.
+    """
+    correct, clusters = _paired(correct, clusters)
+    mean = correct.mean()
+    index = np.unique(clusters, return_inverse=True)[1]
+    residuals = np.bincount(index, weights=correct - mean)
+    n = len(residuals)
+    if n < 2:
+        return Interval(float(mean), np.nan, np.nan, n)
+    error = np.sqrt(n / (n - 1) * np.sum(residuals**2)) / len(correct)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * error
+    return Interval(float(mean), float(mean - half), float(mean + half), n)
+
+
+def paired_cluster_interval(correct_a, correct_b, clusters, confidence=0.95):
+    """`cluster_interval` of a - b for two classifiers judged on the same images."""
+    return cluster_interval(_difference(correct_a, correct_b), clusters, confidence)
+
+
+def mcnemar(correct_a, correct_b):
+    """Exact two-sided p-value of McNemar's test on bool (n,) pairs (McNemar 1947).
+
+    The images that only one of two classifiers has right are coin flips if both are equally good.
+    """
+    correct_a, correct_b = (values == 1 for values in _paired(correct_a, correct_b))
+    only_a, only_b = np.sum(correct_a & ~correct_b), np.sum(correct_b & ~correct_a)
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(int(only_a), int(only_a + only_b)).pvalue)
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+
+class ReliabilityCurve(NamedTuple):
+    """Per bin of equal width over (0, 1]: mean confidence, accuracy, images; each (bins,)."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def reliability_curve(labels, probabilities, bins=15):
+    """Accuracy against confidence (the largest probability), binned; nan where a bin is empty.
+
+    Bins are closed on the right as in Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    Probabilities outside [0, 1] (logarithms, say) raise ValueError.
+    """
+    probabilities = np.asarray(probabilities)
+    confidence = probabilities.max(axis=1).astype(float)
+    if confidence.min() < 0 or confidence.max() > 1 + 1e-4:
+        raise ValueError("reliability needs probabilities between 0 and 1")
+    correct = np.equal(*_paired(probabilities.argmax(axis=1), labels))
+    index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence, mean_correct = (
+            np.bincount(index, weights=values, minlength=bins) / count
+            for values in (confidence, correct)
+        )
+    return ReliabilityCurve(mean_confidence, mean_correct, count)
+
+
+def expected_calibration_error(labels, probabilities, bins=15):
+    """Mean gap between confidence and accuracy over the bins of `reliability_curve` (ECE)."""
+    curve = reliability_curve(labels, probabilities, bins)
+    gaps = np.abs(curve.confidence - curve.accuracy) * curve.count
+    return float(np.nansum(gaps) / curve.count.sum())
+
+
+def negative_log_likelihood(labels, log_probabilities):
+    """Mean of -log p(label), in nats; `log_probabilities` float (n, classes), at most 0."""
+    log_probabilities = np.asarray(log_probabilities, float)
+    if log_probabilities.max() > 1e-4:
+        raise ValueError("the likelihood needs logarithms of probabilities, none above 0")
+    return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
+
+
+def apply_temperature(log_probabilities, t):
+    """Log-probabilities (n, classes) after dividing the logits by `t` > 0; the argmax stays."""
+    return special.log_softmax(np.asarray(log_probabilities, float) / t, axis=1)
+
+
+def fit_temperature(labels, log_probabilities):
+    """The temperature in [0.05, 20] of least negative log-likelihood (Guo et al. 2017).
+
+    Fit it on images that neither trained the network nor are scored with it. Infinite
+    log-probabilities raise ValueError: put a floor under the probabilities first.
+    """
+    if not np.isfinite(log_probabilities).all():
+        raise ValueError("the temperature needs finite log-probabilities")
+    fit = optimize.minimize_scalar(
+        lambda log_t: negative_log_likelihood(
+            labels, apply_temperature(log_probabilities, np.exp(log_t))
+        ),
+        bounds=np.log([0.05, 20]),
+        method="bounded",
+    )
+    return float(np.exp(fit.x))
+
+
+# --- confusion ----------------------------------------------------------------------------------
+
+
+def confusion(labels, predictions, classes):
+    """Counts, int (classes, classes): rows are true classes, columns predicted ones."""
+    return metrics.confusion_matrix(labels, predictions, labels=np.arange(classes))
+
+
+def most_confused(matrix, class_names, count):
+    """The `count` pairs confused most, [(name, name, errors in both directions), ...], sorted.
+
+    `matrix` is (classes, classes) as from `confusion`; pairs never confused are left out, ties
+    stay in class order.
+    """
+    both = np.triu(np.asarray(matrix) + np.transpose(matrix), 1)
+    order = np.argsort(-both, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, both.shape), strict=True)
+    return [(class_names[a], class_names[b], both[a, b].item()) for a, b in pairs if both[a, b]]
+
+
+def _paired(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"expected two arrays (n,) of equal length, not {a.shape} and {b.shape}")
+    return a, b
+
+
+def _difference(a, b):
+    a, b = _paired(a, b)
+    return a.astype(float) - b  # numpy refuses to subtract one bool array from another

@@ -1,0 +1,149 @@
+"""Paths, class names, profiles, and the frozen settings every other module takes."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASS_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
+DIGIT_NAMES = CLASS_NAMES[:10]
+PROFILES = ("smoke", "standard", "full")
+SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
+RUNS = ROOT / "checkpoints" / "runs"
+
+
+class UserError(Exception):
+    """A mistake of the user's: shown as one line, without a traceback, exit code 2."""
+
+
+def data_dir() -> Path:
+    """Folder of the raw archives and the decoded cache (environment variable DATA_DIR)."""
+    return Path(os.environ.get("DATA_DIR") or ROOT / "data").expanduser().resolve()
+
+
+def mirror() -> str | None:
+    """Folder or base URL holding the archives under their original names (MIRROR)."""
+    return os.environ.get("MIRROR") or None
+
+
+def standin_wanted() -> bool:
+    """Whether the drawn stand-in data are asked for, whatever else is there (STANDIN=1)."""
+    return os.environ.get("STANDIN", "") not in ("", "0")
+
+
+def check_profile(profile: str) -> str:
+    """Return `profile`, or raise `UserError` when it is not one of `PROFILES`."""
+    if profile not in PROFILES:
+        raise UserError(f"PROFILE={profile}: no such profile; choose one of {', '.join(PROFILES)}")
+    return profile
+
+
+def digest(settings) -> str:
+    """SHA-256 (hex, 64 characters) of a dataclass or JSON-like value, key order ignored."""
+    if dataclasses.is_dataclass(settings):
+        settings = dataclasses.asdict(settings)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a scan becomes the network's input.
+
+    mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
+    every side, to the input's square; "scale" centres the glyph and keeps its size; "canvas" keeps
+    size and place. size: the input's side in pixels. geometry: whether the network is also told
+    the glyph's top and bottom edge on the scan.
+    """
+
+    mode: str = "crop"
+    size: int = 28
+    margin: float = 0.1
+    geometry: bool = True
+
+    def __post_init__(self):
+        if self.mode not in ("crop", "scale", "canvas"):
+            raise ValueError(f"mode {self.mode!r}: choose crop, scale or canvas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes to a training picture; each number is the half-width of a uniform range.
+
+    rotation: degrees. scale, aspect: log of the factor. shear: slope. shift: share of the side.
+    elastic: standard deviation, in pixels, of a smooth random displacement. mixup: the largest
+    weight of a second picture mixed in.
+    """
+
+    rotation: float = 12.0
+    scale: float = 0.12
+    aspect: float = 0.12
+    shear: float = 0.2
+    shift: float = 0.08
+    elastic: float = 0.0
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Shape of the convolutional network, see `model.build_cnn`.
+
+    width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each
+    stage. kernel: side of all kernels but the first. dropout: before the last layer. geometry:
+    weight of the geometry's log-likelihoods beside the picture's logits, see `train.fit`.
+    """
+
+    width: float = 1.0
+    depth: tuple[int, int, int] = (1, 3, 3)
+    kernel: int = 3
+    dropout: float = 0.3
+    geometry: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, see `train.fit`.
+
+    epochs: passes over the training images. batch: images per step. rate: the learning rate's
+    peak. schedule: "constant", "plateau", "cosine" or "one-cycle". weight_decay: AdamW's.
+    smoothing: share of the target spread over all classes. averaging: decay, per step, of the
+    running average of the weights that is the result; 0 takes the last weights.
+    """
+
+    epochs: int = 30
+    batch: int = 64
+    rate: float = 2e-3
+    schedule: str = "cosine"
+    weight_decay: float = 1e-2
+    smoothing: float = 0.1
+    averaging: float = 0.995
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that, with the data, decides a run's result. threads: processor threads; their
+    number changes the order of sums, and so the result's last digits."""
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    network: Network = field(default_factory=Network)
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    threads: int = 1
+
+
+def vary(settings: Settings, **changes) -> Settings:
+    """A copy with single settings changed: `vary(s, training__epochs=5, seed=1)`."""
+    for name, value in changes.items():
+        group, _, key = name.rpartition("__")
+        if group:
+            value = dataclasses.replace(getattr(settings, group), **{key: value})
+        settings = dataclasses.replace(settings, **{group or key: value})
+    return settings

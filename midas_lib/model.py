@@ -1,0 +1,75 @@
+"""The project's one family of convolutional networks."""
+
+import keras
+from keras import layers
+
+from midas_lib.config import Network
+
+STAGES = (32, 64, 128)
+
+
+def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> keras.Model:
+    """A compact CNN from pixel values 0-255 of shape (n, size, size, 1) to class probabilities.
+
+    A strided 5x5 convolution, then three stages of 3x3 convolutions with batch normalisation
+    (Ioffe & Szegedy 2015) and ReLU, at a half, a half and a quarter of the input's side; global
+    average pooling (Lin et al. 2014), dropout, and a linear layer. Stage 2's convolutions follow
+    stage 1's without another halving, as early downsampling already made them cheap.
+
+    With `network.geometry` above 0 there is a second input, the glyph's (top, bottom) on its scan
+    as shares of the height, shape (n, 2); a linear layer "geometry" turns it into logits that are
+    added to the picture's. `train.fit` sets that layer and training leaves it as it is.
+
+    The layer named "logits" gives the sum before the softmax. Weights start from Keras' global
+    random state (`keras.utils.set_random_seed`).
+    """
+    network = network or Network()
+    picture = keras.Input((size, size, 1), name="picture")
+    x = layers.Rescaling(1 / 255, name="scaling")(picture)
+    for stage, (channels, depth) in enumerate(zip(STAGES, network.depth, strict=True), start=1):
+        if stage == 3:
+            x = layers.MaxPooling2D(name="pool")(x)
+        channels = 8 * round(channels * network.width / 8)
+        for i in range(1, depth + 1):
+            first = stage == 1 and i == 1
+            name = f"stage{stage}_conv{i}"
+            x = layers.Conv2D(
+                channels,
+                network.kernel + 2 if first else network.kernel,
+                strides=2 if first else 1,
+                padding="same",
+                use_bias=False,
+                kernel_initializer="he_normal",
+                name=name,
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
+            x = layers.ReLU(name=f"{name}_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="features")(x)
+    x = layers.Dropout(network.dropout, name="dropout")(x)
+    if not network.geometry:
+        x = layers.Dense(classes, name="logits")(x)
+        return keras.Model(picture, layers.Softmax(name="probabilities")(x))
+    place = keras.Input((2,), name="geometry_input")
+    x = layers.Dense(classes, name="picture_logits")(x)
+    extra = layers.Dense(classes, trainable=False, name="geometry")(place)
+    x = layers.Add(name="logits")([x, extra])
+    return keras.Model([picture, place], layers.Softmax(name="probabilities")(x))
+
+
+def transfer_backbone(source: keras.Model, target: keras.Model) -> list[str]:
+    """Copy every convolution and its normalisation from `source` into `target`.
+
+    Returns the names of the layers copied, in order. Raises `ValueError` when the two networks
+    differ in a convolution's name or shape, before anything is copied.
+    """
+    names = [
+        layer.name for layer in target.layers if layer.name.startswith("stage") and layer.weights
+    ]
+    ours = {layer.name: layer for layer in source.layers}
+    for name in names:
+        wanted = [w.shape for w in target.get_layer(name).weights]
+        if name not in ours or [w.shape for w in ours[name].weights] != wanted:
+            raise ValueError(f"layer {name}: not in the source network, or of another shape")
+    for name in names:
+        target.get_layer(name).set_weights(ours[name].get_weights())
+    return names

@@ -1,0 +1,493 @@
+"""Figures of the reports: arrays in, a matplotlib `Figure` out.
+
+Nothing here trains, loads or saves, and pyplot's global state is never touched. Images are
+(n, height, width) or (n, height, width, 1), uint8 or float in 0-255. Accuracies are fractions and
+shown as percent. A figure's natural size is 100 CSS pixels an inch, at most 7 inches wide; the
+look is `report.mplstyle`.
+"""
+
+import functools
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+)
+
+STYLE = Path(__file__).with_name("report.mplstyle")
+WIDTH = 7.0  # inches
+BLUE, RED, GREY, DARK = "#00599C", "#D55E00", "#6B6B6B", "#222222"
+SMALL = 10  # points, titles of small pictures
+
+
+def _styled(draw):
+    """Make the figure wholly in the report's style, whatever the caller's settings are."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        with matplotlib.style.context(STYLE, after_reset=True):
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks are made late: let them see the style
+        return figure
+
+    return styled
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+@_styled
+def image_grid(images, titles=None, *, columns=8):
+    """Gray images (n, height, width) in rows, shown as they are, with optional `titles` (n,)."""
+    images = _gray(images)
+    titles = [""] * len(images) if titles is None else [str(title) for title in titles]
+    figure, axes = _grid(len(images), columns, images[0].shape, _lines(titles))
+    for ax, image, title in zip(axes, images, titles, strict=True):
+        _show(ax, image, title)
+    return figure
+
+
+@_styled
+def first_look(raw, processed, class_names):
+    """One image of every class: as scanned, and beside it what the network sees.
+
+    `raw` (classes, height, width) and `processed` (classes, size, size) are in class order.
+    """
+    raw, processed = _gray(raw), _gray(processed)
+    split = raw.shape[2] / raw.shape[1]  # widths in units of the height
+    end = split + processed.shape[2] / processed.shape[1]
+    figure, axes = _grid(len(class_names), 6, (1, end), lines=1)
+    for ax, before, after, name in zip(axes, raw, processed, class_names, strict=True):
+        _show(ax, before, name, extent=(0, split, 0, 1))
+        _show(ax, after, name, extent=(split, end, 0, 1))
+        ax.set(xlim=(0, end), ylim=(0, 1))
+    return figure
+
+
+def worst_losses(images, labels, predictions, probabilities, class_names, *, count=24):
+    """The `count` images given the least probability of being what they are, worst first.
+
+    `images` (n, height, width), `labels` and `predictions` (n,) class indices, `probabilities`
+    (n, classes). A title names the true class and the predicted one, each with its probability.
+    """
+    rows = np.arange(len(labels))
+    own, given = (np.asarray(probabilities)[rows, which] for which in (labels, predictions))
+    worst = np.argsort(own, kind="stable")[:count]
+    titles = [
+        f"true {class_names[labels[i]]}: {_percent(own[i])}\nread {class_names[predictions[i]]}: "
+        f"{_percent(given[i], 0)}"
+        for i in worst
+    ]
+    return image_grid(np.asarray(images)[worst], titles, columns=6)
+
+
+@_styled
+def confused_pairs(images, labels, predictions, class_names, pairs, *, examples=4):
+    """The most confused pairs with pictures: a row for each pair, `examples` images a class.
+
+    `images` (n, height, width), `labels` and `predictions` (n,) class indices, `pairs`
+    [(name, name, errors), ...] as from `analysis.most_confused`. Over each image stands what it was
+    read as; the pair's own errors come first, then right answers, then other errors.
+    """
+    images, labels, predictions = _gray(images), np.asarray(labels), np.asarray(predictions)
+    columns = 2 * examples + 1  # the middle one stays empty
+    figure, axes = _grid(len(pairs) * columns, columns, images[0].shape, lines=2.3)
+    for (first, second, errors), line in zip(pairs, axes.reshape(-1, columns), strict=True):
+        line[examples].remove()
+        a, b = class_names.index(first), class_names.index(second)
+        heading = f"{first} / {second}: {errors} errors. Drawn as {first}, read as"
+        for (true, other), cells, text in zip(
+            ((a, b), (b, a)),
+            (line[:examples], line[examples + 1 :]),
+            (heading, f"Drawn as {second}, read as"),
+            strict=True,
+        ):
+            rank = np.select([predictions == other, predictions == true], [0, 1], 2)
+            rows = np.flatnonzero(labels == true)
+            rows = rows[np.argsort(rank[rows], kind="stable")][:examples]
+            for ax, row in zip(cells, rows, strict=False):
+                read = class_names[predictions[row]]
+                if predictions[row] == true:
+                    _show(ax, images[row], f"{read} ✓", color=GREY)
+                else:
+                    _show(ax, images[row], f"{read} ✗", color=RED, weight="bold")
+            for ax in cells[len(rows) :]:
+                ax.set_visible(False)
+            cells[0].annotate(
+                text, (0, 1), (0, 18), "axes fraction", "offset points", weight="bold", size=SMALL
+            )
+    return figure
+
+
+@_styled
+def attribution(images, maps, titles, *, columns=6):
+    """Where the network looked: each image as dark ink, its map laid over it.
+
+    `images` (n, height, width) are bright on black, `maps` (n, h, w), maybe coarser, are each
+    scaled to their own largest value; what is negative counts as zero.
+    """
+    images, maps = _gray(images), _gray(maps)
+    heat = LinearSegmentedColormap.from_list("heat", ["#FFB00000", "#FF8C00A0", "#D94000E6"])
+    figure, axes = _grid(len(images), columns, images[0].shape, _lines(titles))
+    for ax, image, weights, title in zip(axes, images, maps, titles, strict=True):
+        top = max(weights.max(), 1e-12)
+        _show(ax, image, title, cmap="gray_r", extent=(0, 1, 0, 1))
+        _show(ax, weights.clip(0), title, cmap=heat, vmax=top, extent=(0, 1, 0, 1), smooth=True)
+    return figure
+
+
+# --- the data and the training ------------------------------------------------------------------
+
+
+@_styled
+def counts(class_counts, writer_counts):
+    """Images of each class and of each writer: two mappings {name: images}, drawn as bars."""
+    figure = Figure(figsize=(WIDTH, 6.2))
+    names, images = list(class_counts), np.array(list(class_counts.values()))
+    rows = -(-len(names) // 31)  # so many fit side by side and stay readable
+    axes = figure.subplots(rows + 1, 1)
+    for ax, part in zip(axes, np.array_split(np.arange(len(names)), rows), strict=False):
+        ax.bar([names[i] for i in part], images[part], color=BLUE)
+        ax.set(ylim=(0, images.max() * 1.1), ylabel="Images")
+    axes[-2].set_xlabel("Class")
+    axes[0].set_title(f"{images.sum():,} images of {len(names)} classes")
+    axes[-1].bar(list(writer_counts), list(writer_counts.values()), color=BLUE)
+    axes[-1].set(xlabel="Writer (number in the file name)", ylabel="Images")
+    axes[-1].set_title(f"{len(writer_counts)} writers")
+    for ax in axes:
+        ax.grid(axis="x", visible=False)
+        ax.margins(x=0.01)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    return figure
+
+
+@_styled
+def learning_curves(histories):
+    """Loss and accuracy by epoch: {arm: {metric: (epochs,) or (runs, epochs)}}.
+
+    The metrics are Keras' "loss", "accuracy", "val_loss", "val_accuracy"; those missing are left
+    out. Several runs give their mean and a band from the least to the largest.
+    """
+    figure = Figure(figsize=(WIDTH, 6.2))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    styles = cycle(matplotlib.rcParams["axes.prop_cycle"])
+    handles = []
+    for (arm, history), style in zip(histories.items(), styles, strict=False):
+        handles.append(Line2D([], [], label=arm, **style))
+        for ax, metric in ((upper, "accuracy"), (lower, "loss")):
+            for name, dashes in ((f"val_{metric}", "-"), (metric, ":")):
+                if name in history:
+                    runs = np.atleast_2d(history[name])
+                    epochs = np.arange(1, runs.shape[1] + 1)
+                    line = style if dashes == "-" else style | {"marker": ""}
+                    ax.plot(epochs, runs.mean(0), dashes, **line, markevery=0.15)
+                    ax.fill_between(
+                        epochs, runs.min(0), runs.max(0), color=style["color"], alpha=0.15, lw=0
+                    )
+    upper.set(ylabel="Accuracy")
+    _as_percent(upper.yaxis)
+    lower.set(ylabel="Loss (nats)", xlabel="Epoch (passes over the training images)")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles += [
+        Line2D([], [], color=GREY, linestyle=dashes, label=label)
+        for dashes, label in (("-", "held-out images"), (":", "training images"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
+def rate_test(rates, losses, *, chosen=None):
+    """Learning-rate range test: training loss (steps,) against the growing rate (steps,).
+
+    `chosen` marks the peak rate taken. Source: Smith 2017, "Cyclical Learning Rates".
+    """
+    figure = Figure(figsize=(WIDTH, 3.4))
+    ax = figure.subplots()
+    ax.plot(rates, losses, color=BLUE, marker="")
+    ax.set(xscale="log", xlabel="Learning rate (log scale)", ylabel="Training loss (nats)")
+    if chosen is not None:
+        ax.axvline(chosen, color=RED, linestyle="--", marker="")
+        ax.annotate(
+            f"chosen: {chosen:g} ",
+            (chosen, 1),
+            xycoords=("data", "axes fraction"),
+            ha="right",
+            va="top",
+            color=RED,
+        )
+    return figure
+
+
+@_styled
+def size_curve(sizes, means, lows, highs):
+    """Accuracy against training images per class, with 95 % intervals; all (sizes,)."""
+    sizes, means = np.asarray(sizes), np.asarray(means)
+    figure = Figure(figsize=(WIDTH, 4))
+    ax = figure.subplots()
+    ax.fill_between(sizes, lows, highs, color=BLUE, alpha=0.15, lw=0)
+    ax.errorbar(sizes, means, _bars(means, lows, highs), color=BLUE, marker="o", capsize=4)
+    for size, mean in zip(sizes, means, strict=True):
+        ax.annotate(
+            _percent(mean), (size, mean), (8, -5), textcoords="offset points", va="top", color=DARK
+        )
+    ax.set(xscale="log", xlabel="Training images per class (log scale)", ylabel="Accuracy")
+    ax.set_xlim(sizes.min() / 1.15, sizes.max() * 1.4)
+    ax.xaxis.set_major_locator(FixedLocator(sizes))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    _as_percent(ax.yaxis)
+    return figure
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+@_styled
+def headline(rows):
+    """The key accuracies [(label, mean, low, high), ...]; bounds of nan draw no interval."""
+    labels, means, lows, highs = zip(*rows, strict=True)
+    y = -np.arange(len(rows), dtype=float)
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.62 * len(rows)))
+    ax = figure.subplots()
+    ax.errorbar(means, y, xerr=_bars(means, lows, highs), fmt="o", color=BLUE, capsize=4, ms=8)
+    for place, label, mean, low, high in zip(y, labels, means, lows, highs, strict=True):
+        bounds = "" if np.isnan(low) else f"  [{100 * low:.1f}, {100 * high:.1f}]"
+        spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        ax.annotate(label, (0, place), (0, 9), **spot)
+        ax.annotate(
+            f"{_percent(mean)}{bounds}", (1, place), (0, 9), **spot, ha="right", weight="bold"
+        )
+    ax.set(xlabel="Accuracy, with 95 % interval", ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
+    _as_percent(ax.xaxis)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return figure
+
+
+@_styled
+def ablation(frame):
+    """Paired differences to the baseline with 95 % intervals, accuracy on the right.
+
+    `frame` has the columns group, variant, difference, low, high, accuracy (a DataFrame or a dict
+    of sequences), fractions, one row a variant; a group's rows stand together, and its baseline has
+    difference 0. A change is undecided when its interval includes zero; nan bounds draw none.
+    """
+    names = ("group", "variant", "difference", "low", "high", "accuracy")
+    lines = []  # (text, accuracy, difference, low, high), a heading having the first two only
+    for group, variant, difference, low, high, reached in zip(
+        *(frame[name] for name in names), strict=True
+    ):
+        if group not in [line[0] for line in lines if len(line) == 2]:
+            lines.append((group, "" if lines else "Accuracy"))
+        lines.append((variant, _percent(reached), difference, low, high))
+    y = -np.arange(len(lines))
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.25 * len(lines)))
+    ax = figure.subplots()
+    kinds = {
+        "better": {"color": BLUE, "marker": "o"},
+        "worse": {"color": RED, "marker": "s"},
+        "undecided": {"color": GREY, "marker": "o", "markerfacecolor": "white"},
+    }
+    for place, line in zip(y, lines, strict=True):
+        if len(line) == 2:
+            continue
+        difference, low, high = line[2:]
+        kind = "better" if low > 0 else "worse" if high < 0 else "undecided"
+        error = _bars([difference], [low], [high])
+        ax.errorbar([difference], [place], xerr=error, linestyle="", capsize=3, **kinds[kind])
+    ax.axvline(0, color=DARK, linewidth=1.2, marker="", zorder=1)
+    ax.set_yticks(y, [line[0] for line in lines])
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(y, [line[1] for line in lines])
+    right.spines["right"].set_visible(False)
+    for axis in (ax, right):
+        axis.tick_params(axis="y", length=0)
+        for label, line in zip(axis.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("bold" if len(line) == 2 else "normal")
+    ax.grid(axis="y", visible=False)
+    ax.set(ylim=(y[-1] - 0.6, 0.6), xlabel="Difference from the baseline (points)")
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
+    )
+    handles = [Line2D([], [], label=label, **kind) for label, kind in kinds.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+@_styled
+def confusion_matrix(matrix, class_names):
+    """Confusions (classes, classes), rows true and columns predicted, readable for 62 classes.
+
+    Errors are coloured by the square root of their number, so that single ones show; the diagonal
+    is gray and pale, so that it does not outshine them.
+    """
+    matrix = np.asarray(matrix)
+    n = len(class_names)
+    diagonal = np.eye(n, dtype=bool)
+    errors = np.ma.masked_where(diagonal | (matrix == 0), matrix)
+    share = np.ma.masked_where(~diagonal, matrix / np.maximum(matrix.sum(1, keepdims=True), 1))
+    figure = Figure(figsize=(WIDTH, WIDTH + 0.8))
+    ax = figure.subplots()
+    ax.imshow(share, cmap="Greys", vmin=0, vmax=2.5, interpolation="nearest", zorder=1)
+    norm = PowerNorm(0.5, 0, max(errors.max() or 1, 1))
+    drawn = ax.imshow(errors, cmap="magma_r", norm=norm, interpolation="nearest", zorder=1)
+    for axis, name in ((ax.xaxis, "x"), (ax.yaxis, "y")):
+        # every other label stands further out: 62 of them would touch
+        axis.set_ticks(range(0, n, 2), class_names[::2])
+        axis.set_ticks(range(1, n, 2), class_names[1::2], minor=True)
+        ax.tick_params(axis=name, which="major", labelsize=9, length=2, pad=1)
+        ax.tick_params(axis=name, which="minor", labelsize=9, length=11, pad=1, color="#C8C8C8")
+    ax.grid(which="both", color="#EEEEEE", linewidth=0.4)
+    ax.set(xlabel="Predicted class", ylabel="True class")
+    bar = figure.colorbar(drawn, location="bottom", aspect=40, shrink=0.7, pad=0.02)
+    bar.set_label("Images misread (square-root scale); right answers in gray")
+    bar.ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def per_class_accuracy(values, class_names):
+    """Accuracy of each class (classes,) as dots, best first; the dashed line is the mean."""
+    return _sorted_dots(class_names, values, "Class")
+
+
+def per_writer_accuracy(values):
+    """Accuracy of each writer, {writer: fraction}, as dots, best first; dashed the mean."""
+    return _sorted_dots(list(values), list(values.values()), "Writer")
+
+
+@_styled
+def reliability(curve_before, curve_after, ece_before, ece_after):
+    """Reliability diagram before and after temperature scaling, with the images per bin below.
+
+    The curves are `analysis.ReliabilityCurve`s (confidence, accuracy, count), each (bins,) over
+    equal bins of [0, 1]; the errors (ECE) are fractions.
+    """
+    figure = Figure(figsize=(WIDTH * 0.8, 6.6))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, marker="")
+    for curve, ece, label, style in (
+        (curve_before, ece_before, "before", {"color": RED, "marker": "s", "linestyle": ":"}),
+        (curve_after, ece_after, "after", {"color": BLUE, "marker": "o", "linestyle": "-"}),
+    ):
+        confidence, accuracy, count = (np.asarray(values) for values in curve)
+        filled = count > 0
+        text = f"{label} temperature scaling: ECE {_percent(ece)}"
+        upper.plot(confidence[filled], accuracy[filled], **style, label=text)
+        lower.stairs(
+            count / count.sum(),
+            np.linspace(0, 1, len(count) + 1),
+            color=style["color"],
+            linestyle=style["linestyle"],
+            linewidth=2,
+        )
+    upper.annotate(
+        "perfectly calibrated", (0.3, 0.3), (4, -12), textcoords="offset points", color=GREY
+    )
+    upper.set(ylabel="Accuracy", ylim=(0, 1.02), xlim=(0, 1.005))
+    figure.legend(loc="outside upper left")
+    lower.set(xlabel="Confidence (largest probability)", ylabel="Images")
+    _as_percent(upper.xaxis, upper.yaxis, lower.yaxis)
+    return figure
+
+
+# --- shared -------------------------------------------------------------------------------------
+
+
+@_styled
+def _sorted_dots(names, values, kind):
+    names, values = np.array([str(name) for name in names]), np.asarray(values, float)
+    order = np.argsort(-values, kind="stable")
+    halves = np.array_split(order, 2)
+    figure = Figure(figsize=(WIDTH, 1 + 0.2 * len(halves[0])))
+    axes = figure.subplots(1, 2, sharex=True)
+    for ax, half in zip(axes, halves, strict=True):
+        y = -np.arange(len(half))
+        ax.plot(values[half], y, "o", color=BLUE)
+        ax.axvline(np.nanmean(values), color=GREY, linestyle="--", linewidth=1.2, marker="")
+        ax.set_yticks(y, names[half])
+        ax.set(ylim=(0.5 - len(halves[0]), 0.7), xlabel="Accuracy", ylabel=kind)
+        _as_percent(ax.xaxis)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        ax.tick_params(axis="y", length=0)
+    return figure
+
+
+def _gray(images):
+    images = np.asarray(images)
+    return images[..., 0] if images.ndim == 4 else images
+
+
+def _lines(titles):
+    return max(str(title).count("\n") + bool(str(title)) for title in titles)
+
+
+def _grid(count, columns, shape, lines):
+    """Figure and axes (count,) for pictures of `shape` (height, width), `lines` of title above."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    gap, title = 0.08, lines * SMALL * 1.3 / 72  # inches
+    width = min((WIDTH - gap) / columns - gap, 1.75)
+    height = width * shape[0] / shape[1]
+    total = (columns * (width + gap) + gap, rows * (height + title + gap) + gap)
+    figure = Figure(figsize=total, layout="none")
+    axes = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": gap / total[0],
+            "right": 1 - gap / total[0],
+            "bottom": gap / total[1],
+            "top": 1 - (gap + title) / total[1],
+            "wspace": gap / width,
+            "hspace": (gap + title) / height,
+        },
+    ).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
+
+
+def _show(
+    ax,
+    image,
+    title="",
+    *,
+    cmap="gray",
+    vmax=255,
+    extent=None,
+    smooth=False,
+    color=DARK,
+    weight="normal",
+):
+    interpolation = "bilinear" if smooth else "auto"
+    ax.imshow(
+        image, cmap, vmin=0, vmax=vmax, extent=extent, aspect="auto", interpolation=interpolation
+    )
+    ax.set_title(title, size=SMALL, color=color, weight=weight, pad=3)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.8)
+
+
+def _bars(means, lows, highs):
+    """The distances from mean to bounds, (2, n), as `errorbar` takes them."""
+    return np.abs(np.array([lows, highs], float) - np.asarray(means, float))
+
+
+def _as_percent(*axes):
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+
+
+def _percent(value, digits=1):
+    return f"{100 * value:.{digits}f} %"

@@ -1,0 +1,298 @@
+"""Every metric against a value worked by hand, and what must hold whatever the data."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from midas_lib import analysis
+from midas_lib.config import CLASS_NAMES
+
+
+def softmax(logits):
+    exponentials = np.exp(logits)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def sampled():
+    """Labels drawn from known probabilities: 20,000 images of 5 classes."""
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.normal(size=(20_000, 5)) * 2)
+    draws = rng.random((20_000, 1))
+    return (draws > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1), probabilities
+
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+def test_accuracy_and_top_k():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]])
+    labels = np.array([0, 1, 2, 2])  # ranks of the label: first, second, first, third
+    assert analysis.accuracy(labels, probabilities.argmax(axis=1)) == 0.5
+    assert analysis.top_k_accuracy(labels, probabilities, 1) == 0.5
+    assert analysis.top_k_accuracy(labels, probabilities, 2) == 0.75
+    assert analysis.top_k_accuracy(labels[:3], probabilities[:3], 2) == 1
+
+
+def test_case_groups_join_the_two_cases_of_a_letter_only():
+    groups = dict(zip(CLASS_NAMES, analysis.case_groups(CLASS_NAMES), strict=True))
+    assert len(set(groups.values())) == 36
+    assert groups["A"] == groups["a"] != groups["b"]
+    assert groups["0"] != groups["O"]
+
+
+def test_merge_groups_join_on_top_of_case():
+    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    groups = dict(zip(CLASS_NAMES, groups, strict=True))
+    assert groups["0"] == groups["O"] == groups["o"]
+    assert groups["1"] == groups["I"] == groups["i"] == groups["l"] == groups["L"]
+    assert len(set(groups.values())) == 36 - 1 - 2
+
+
+def test_merge_groups_on_top_of_nothing_join_the_named_characters_only():
+    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], np.arange(62))
+    groups = dict(zip(CLASS_NAMES, groups, strict=True))
+    assert groups["1"] == groups["I"] == groups["l"] != groups["i"]
+    assert len(set(groups.values())) == 62 - 2 - 2
+
+
+def test_merge_groups_refuse_a_character_that_is_no_class():
+    with pytest.raises(ValueError, match="not in tuple"):
+        analysis.merge_groups(CLASS_NAMES, ["0Ö"])
+
+
+def test_merged_accuracy():
+    labels = [CLASS_NAMES.index(name) for name in "cC0x"]
+    predictions = [CLASS_NAMES.index(name) for name in "CCOk"]
+    # right as they are: C; with case merged also c; with 0/O/o merged also 0
+    case = analysis.case_groups(CLASS_NAMES)
+    merged = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    assert analysis.accuracy(labels, predictions) == 0.25
+    assert analysis.merged_accuracy(labels, predictions, case) == 0.5
+    assert analysis.merged_accuracy(labels, predictions, merged) == 0.75
+
+
+def test_merging_never_lowers_accuracy():
+    labels, predictions = np.random.default_rng(1).integers(0, 62, (2, 5000))
+    plain = analysis.accuracy(labels, predictions)
+    case = analysis.merged_accuracy(labels, predictions, analysis.case_groups(CLASS_NAMES))
+    merges = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    assert plain < case < analysis.merged_accuracy(labels, predictions, merges)
+
+
+def test_per_class_accuracy_is_nan_for_an_absent_class():
+    values = analysis.per_class_accuracy([0, 0, 0, 2], [0, 0, 1, 2], 4)
+    np.testing.assert_allclose(values, [2 / 3, np.nan, 1, np.nan])
+
+
+def test_per_group_accuracy_takes_fractions_and_any_group_names():
+    correct = [1, 0, 0.5, 1]  # writer 7: (1 + 0.5) / 2, writer 3: (0 + 1) / 2
+    values = analysis.per_group_accuracy(correct, [7, 3, 7, 3])
+    assert list(values.items()) == [(3, 0.5), (7, 0.75)]
+    assert analysis.per_group_accuracy(np.array([True]), ["a"]) == {"a": 1.0}
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def test_mean_interval_is_students():
+    # mean 2, deviation 1, error 1 / sqrt(3); t(0.975, 2) = 4.302653
+    interval = analysis.mean_interval([1, 2, 3])
+    assert interval.mean == 2
+    assert interval.n == 3
+    assert interval.high - 2 == pytest.approx(4.302653 / np.sqrt(3))
+    assert 2 - interval.low == pytest.approx(4.302653 / np.sqrt(3))
+
+
+def test_mean_interval_agrees_with_scipy_at_any_confidence():
+    values = np.random.default_rng(2).normal(size=9)
+    ours = analysis.mean_interval(values, confidence=0.8)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.8)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_one_value_gives_no_interval():
+    interval = analysis.mean_interval([0.9])
+    assert interval.mean == 0.9
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.percent() == "90.0 %, n = 1"
+
+
+def test_equal_values_give_an_interval_of_no_width():
+    assert analysis.mean_interval([0.5] * 4) == analysis.Interval(0.5, 0.5, 0.5, 4)
+
+
+def test_interval_covers_as_often_as_it_says():
+    values = np.random.default_rng(3).normal(1, 1, size=(4000, 5))
+    intervals = [analysis.mean_interval(row) for row in values]
+    covered = np.mean([i.low <= 1 <= i.high for i in intervals])
+    assert covered == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of 4,000 draws
+
+
+def test_paired_interval_forgets_what_pairs_share():
+    shared = np.array([0.1, 0.5, 0.9])
+    interval = analysis.paired_interval(shared + 0.02, shared)
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert analysis.mean_interval(shared).high > 1
+
+
+def test_pairs_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="equal length"):
+        analysis.paired_interval([1, 2, 3], [1])
+    with pytest.raises(ValueError, match="equal length"):
+        analysis.cluster_interval([1, 0, 1], [1, 2])
+
+
+def test_proportion_interval_is_wilsons():
+    # z = 1.959964, z^2 = 3.841459; centre (8 + z^2 / 2) / (10 + z^2) = 0.716740,
+    # half width z / (10 + z^2) * sqrt(8 * 2 / 10 + z^2 / 4) = 0.226579
+    interval = analysis.proportion_interval(8, 10)
+    assert interval.mean == 0.8
+    assert interval.low == pytest.approx(0.716740 - 0.226579, abs=2e-6)
+    assert interval.high == pytest.approx(0.716740 + 0.226579, abs=2e-6)
+    assert analysis.proportion_interval(10, 10).high == pytest.approx(1)
+    assert analysis.proportion_interval(10, 10).low < 0.8
+
+
+def test_cluster_interval_by_hand():
+    # mean 3/6; residual sums of the writers a, b, c: 1, -1, 0
+    # variance 3/2 * 2 / 6^2 = 1/12; t(0.975, 2) = 4.302653
+    interval = analysis.cluster_interval([1, 1, 0, 0, 1, 0], list("aabbcc"))
+    assert (interval.mean, interval.n) == (0.5, 3)
+    assert interval.high - 0.5 == pytest.approx(4.302653 * np.sqrt(1 / 12))
+
+
+def test_cluster_interval_of_single_images_is_the_t_interval():
+    values = np.array([0.2, 0.4, 1, 0, 0.6])
+    single = analysis.cluster_interval(values, ["e", "d", "c", "b", "a"])
+    theirs = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (single.low, single.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_repeating_every_image_inside_its_cluster_adds_no_certainty():
+    correct, writers = np.array([1, 0, 1, 1, 0, 1.0]), np.array([1, 1, 2, 2, 3, 3])
+    once = analysis.cluster_interval(correct, writers)
+    assert analysis.cluster_interval(np.tile(correct, 5), np.tile(writers, 5)).high == (
+        pytest.approx(once.high)
+    )
+    assert analysis.mean_interval(np.tile(correct, 5)).high < once.high
+
+
+def test_paired_cluster_interval_takes_bools():
+    a, b = np.array([True, True, False, True]), np.array([True, False, False, False])
+    ours = analysis.paired_cluster_interval(a, b, [1, 1, 2, 2])
+    assert ours == analysis.cluster_interval([0, 1, 0, 1], [1, 1, 2, 2])
+    assert ours.mean == 0.5
+
+
+def test_interval_in_words():
+    interval = analysis.Interval(0.9051, 0.8993, 0.9107, 5)
+    assert interval.percent() == "90.5 % [89.9, 91.1], n = 5"
+    assert interval.percent(digits=2) == "90.51 % [89.93, 91.07], n = 5"
+    assert str(interval) == "0.9051 [0.8993, 0.9107], n = 5"
+    assert analysis.Interval(0.012, -0.003, 0.021, 5).points() == (
+        "+1.2 points [-0.3, +2.1], n = 5"
+    )
+
+
+def test_mcnemar_is_exact():
+    # 5 images only a has right, 1 only b: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
+    a = np.array([1] * 5 + [0] + [1, 1, 0])
+    b = np.array([0] * 5 + [1] + [1, 1, 0])
+    assert analysis.mcnemar(a, b) == pytest.approx(14 / 64)
+    assert analysis.mcnemar(b == 1, a == 1) == pytest.approx(14 / 64)
+    assert analysis.mcnemar(a, a) == 1
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+
+def test_reliability_and_ece_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    labels = np.array([0, 1, 1, 1])
+    # 5 bins; (0.6, 0.8]: confidences 0.8 and 0.7, one of two right; (0.8, 1]: 0.9, right;
+    # (0.4, 0.6]: 0.6, right
+    curve = analysis.reliability_curve(labels, probabilities, bins=5)
+    np.testing.assert_array_equal(curve.count, [0, 0, 1, 2, 1])
+    np.testing.assert_allclose(curve.confidence, [np.nan, np.nan, 0.6, 0.75, 0.9])
+    np.testing.assert_allclose(curve.accuracy, [np.nan, np.nan, 1, 0.5, 1])
+    # (1 * 0.4 + 2 * 0.25 + 1 * 0.1) / 4
+    ece = analysis.expected_calibration_error(labels, probabilities, bins=5)
+    assert ece == pytest.approx(0.25)
+
+
+def test_ece_of_a_calibrated_toy_is_zero():
+    probabilities = np.tile([0.75, 0.25], (4, 1))  # right three times of four, as it says
+    assert analysis.expected_calibration_error([0, 0, 0, 1], probabilities) == 0
+    assert analysis.expected_calibration_error([1, 1, 1, 1], probabilities) == 0.75
+
+
+def test_ece_is_small_for_probabilities_that_drew_the_labels(sampled):
+    labels, probabilities = sampled
+    # chance alone makes about 0.8 * sum over bins of sqrt(count * p * (1 - p)) / n = 0.009
+    assert analysis.expected_calibration_error(labels, probabilities) < 0.015
+    sharp = np.exp(analysis.apply_temperature(np.log(probabilities), 0.5))
+    assert analysis.expected_calibration_error(labels, sharp) > 0.05
+    assert analysis.reliability_curve(labels, probabilities).count.sum() == len(labels)
+
+
+def test_reliability_refuses_logarithms():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        analysis.reliability_curve([0], np.log([[0.5, 0.5]]))
+
+
+def test_negative_log_likelihood():
+    log_probabilities = np.log([[0.5, 0.5], [0.25, 0.75]])
+    # (ln 2 + ln 4) / 2
+    assert analysis.negative_log_likelihood([0, 0], log_probabilities) == pytest.approx(
+        1.5 * np.log(2)
+    )
+    with pytest.raises(ValueError, match="logarithms"):
+        analysis.negative_log_likelihood([0, 0], np.exp(log_probabilities))
+
+
+def test_temperature_by_hand():
+    # the odds 4 : 1 at temperature 2 become 2 : 1
+    cooled = analysis.apply_temperature(np.log([[0.8, 0.2]]), 2)
+    np.testing.assert_allclose(np.exp(cooled), [[2 / 3, 1 / 3]])
+
+
+@pytest.mark.parametrize("t", [0.4, 1, 3])
+def test_temperature_is_recovered_and_repairs_calibration(sampled, t):
+    labels, probabilities = sampled
+    distorted = analysis.apply_temperature(np.log(probabilities), 1 / t)
+    assert analysis.fit_temperature(labels, distorted) == pytest.approx(t, rel=0.03)
+    repaired = analysis.apply_temperature(distorted, t)
+    np.testing.assert_allclose(np.exp(repaired), probabilities, atol=1e-9)
+    np.testing.assert_array_equal(repaired.argmax(axis=1), distorted.argmax(axis=1))
+
+
+def test_fitted_temperature_never_raises_the_likelihood_loss(sampled):
+    labels, probabilities = sampled
+    sharp = analysis.apply_temperature(np.log(probabilities), 0.5)
+    fitted = analysis.apply_temperature(sharp, analysis.fit_temperature(labels, sharp))
+    before, after = (analysis.negative_log_likelihood(labels, p) for p in (sharp, fitted))
+    assert after < before
+
+
+def test_temperature_refuses_infinite_logarithms():
+    with pytest.raises(ValueError, match="finite"):
+        analysis.fit_temperature([0], np.array([[-np.inf, 0.0]]))
+
+
+# --- confusion ----------------------------------------------------------------------------------
+
+
+def test_confusion_has_true_classes_in_rows_and_keeps_absent_ones():
+    matrix = analysis.confusion([0, 0, 1, 1], [0, 1, 1, 0], 3)
+    np.testing.assert_array_equal(matrix, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+    matrix = analysis.confusion([0, 0], [2, 2], 3)
+    assert matrix[0, 2] == 2
+    assert matrix.sum() == 2
+
+
+def test_most_confused_counts_both_directions_and_sorts():
+    matrix = np.array([[9, 1, 4], [2, 9, 0], [0, 0, 9]])
+    assert analysis.most_confused(matrix, "abc", 5) == [("a", "c", 4), ("a", "b", 3)]
+    assert analysis.most_confused(matrix, "abc", 1) == [("a", "c", 4)]
+    assert analysis.most_confused(np.eye(3), "abc", 5) == []

@@ -1,0 +1,578 @@
+"""Sources: the order they are tried in, verification, safe reading, and what goes wrong."""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+
+from midas_lib import config, sources, standin
+from midas_lib.config import UserError
+
+MEMBERS = {
+    "train/Sample001/img001-001.png": b"zero" * 50,
+    "train/Sample062/img062-055.png": b"small z",
+}
+NAME = "trainPart1.zip"
+
+
+def make_zip(members, compression=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def flip_content(content):
+    """Flip a bit in the first member's stored bytes."""
+    return content.replace(b"zero", b"zerp", 1)
+
+
+GOOD = make_zip(MEMBERS)
+STORED = make_zip(MEMBERS, zipfile.ZIP_STORED)
+OTHER = make_zip({"train/Sample001/img001-001.png": b"something else"})
+DIGEST = hashlib.sha256(
+    "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in sorted(MEMBERS.items())
+    ).encode()
+).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """Make the tiny archive the known one, wait for nothing and ask no outside host."""
+    for variable in ("DATA_DIR", "MIRROR", "STANDIN", "http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    archive = dataclasses.replace(sources.ARCHIVES["characters"], digest=DIGEST, urls=())
+    monkeypatch.setitem(sources.ARCHIVES, "characters", archive)
+    monkeypatch.setattr(sources, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(sources, "READ_SECONDS", 0.3)
+
+
+class Server:
+    """A local web server whose pages are functions of the request handler."""
+
+    def __init__(self):
+        self.pages, self.hits = {}, []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.hits.append(self.path)
+                with contextlib.suppress(ConnectionError):
+                    outer.pages.get(self.path.partition("?")[0], reply(404, b"no such page"))(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.httpd.server_address[1]}/"
+        threading.Thread(target=self.httpd.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.httpd.shutdown()
+    server.httpd.server_close()
+
+
+def reply(status, content, length=None, pause=0.0, headers=()):
+    def send(handler):
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(content) if length is None else length))
+        for header in headers:
+            handler.send_header(*header)
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) // 2])
+        handler.wfile.flush()
+        time.sleep(pause)
+        handler.wfile.write(content[len(content) // 2 :])
+
+    return send
+
+
+def fetch(folder, urls=(), name="characters", **settings):
+    return sources.fetch(name, data_dir=folder, urls=urls, **{"standin": False} | settings)
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+# ---- where an archive comes from ----
+
+
+def test_local_archive_is_recognised_by_its_content(tmp_path):
+    (tmp_path / NAME).write_bytes(GOOD)
+    source = fetch(tmp_path, profile="full")
+    assert source == sources.Source(
+        name="characters", paths=(tmp_path / NAME,), source="original", digest=DIGEST
+    )
+
+
+def test_repacked_archive_with_system_files_has_the_same_digest(tmp_path):
+    repacked = {f"./My copy/{name}": content for name, content in reversed(MEMBERS.items())}
+    extra = ("__MACOSX/train/Sample001/img001-001.png", "train/.DS_Store", "train/Thumbs.db")
+    (tmp_path / NAME).write_bytes(
+        make_zip(repacked | dict.fromkeys(extra, b"x"), zipfile.ZIP_STORED)
+    )
+    assert fetch(tmp_path).source == "original"
+
+
+def test_verified_once_until_the_file_changes(tmp_path, monkeypatch):
+    (tmp_path / NAME).write_bytes(GOOD)
+    fetch(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "content_digest", lambda *_: pytest.fail("verified again"))
+        assert fetch(tmp_path).digest == DIGEST
+    (tmp_path / NAME).write_bytes(OTHER)
+    with pytest.warns(UserWarning, match="not the known content"):
+        assert fetch(tmp_path).source == "unrecognised"
+    with pytest.warns(UserWarning, match="not the known content"):  # each time, not only once
+        assert fetch(tmp_path).digest != DIGEST
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"files": 3}'])
+def test_broken_note_is_ignored(tmp_path, note):
+    (tmp_path / NAME).write_bytes(GOOD)
+    (tmp_path / "characters.source.json").write_text(note)
+    assert fetch(tmp_path).source == "original"
+    assert json.loads((tmp_path / "characters.source.json").read_text())["digest"] == DIGEST
+
+
+def test_mirror_folder_goes_before_urls_and_is_remembered(tmp_path, server):
+    mirror, folder = tmp_path / "mirror", tmp_path / "data"
+    mirror.mkdir()
+    (mirror / NAME).write_bytes(GOOD)
+    server.pages["/" + NAME] = reply(200, GOOD)
+    urls = [("original", server.url + NAME)]
+    assert fetch(folder, urls, mirror=str(mirror)).source == "mirror"
+    assert fetch(folder, urls).source == "mirror"
+    assert server.hits == []
+    assert left_in(folder) == ["characters.source.json", NAME]
+
+
+def test_mirror_from_the_environment_may_be_a_base_url(tmp_path, server, monkeypatch):
+    server.pages["/base/" + NAME] = reply(200, GOOD)
+    monkeypatch.setenv("MIRROR", server.url + "base")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    source = sources.fetch("characters", urls=())
+    assert (source.source, source.paths) == ("mirror", (tmp_path / NAME,))
+
+
+def test_mirror_without_the_archive_is_passed_over(tmp_path, server):
+    server.pages["/" + NAME] = reply(200, GOOD)
+    urls = [("original", server.url + NAME + "?dl=1")]
+    assert fetch(tmp_path, urls, mirror=server.url + "none").source == "original"
+    assert server.hits == ["/none/" + NAME, "/" + NAME + "?dl=1"]
+
+
+def test_unknown_content_from_a_mirror_is_used_with_a_warning(tmp_path, server):
+    server.pages["/" + NAME] = reply(200, OTHER)
+    with pytest.warns(UserWarning, match=f"{NAME}: not the known content"):
+        source = fetch(tmp_path, mirror=server.url)
+    assert source.source == "unrecognised"
+    assert (tmp_path / NAME).read_bytes() == OTHER
+
+
+def test_unreadable_mirror_is_an_error_naming_it(tmp_path, server):
+    server.pages["/" + NAME] = reply(200, b"<html>please log in</html>")
+    with pytest.raises(UserError, match=f"MIRROR {server.url}: {NAME}: .* a web page"):
+        fetch(tmp_path, mirror=server.url)
+    assert left_in(tmp_path) == []
+
+
+BAD_PAGES = {
+    "missing": (reply(404, b"no"), "HTTPError 404"),
+    "web page": (reply(200, b"<!doctype html>no"), "a web page"),
+    "cut short": (reply(200, GOOD[:-30], length=len(GOOD)), "download failed"),
+    "cut short unnoticed": (reply(200, GOOD[:-30]), "cut short"),
+    "empty": (reply(200, b""), "but empty"),
+    "stalling": (reply(200, GOOD, pause=0.4), "download failed"),
+    "other content": (reply(200, OTHER), "other content"),
+    "bit flipped": (reply(200, flip_content(STORED)), "Bad CRC-32"),
+    "redirect loop": (reply(302, b"", headers=[("Location", "/bad")]), "TooManyRedirects"),
+    "server error": (reply(500, b"oh"), "HTTPError 500"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PAGES)
+def test_bad_download_is_refused_and_the_next_source_tried(tmp_path, server, kind):
+    page, reason = BAD_PAGES[kind]
+    server.pages = {"/bad": page, "/" + NAME: reply(200, GOOD)}
+    urls = [("original", server.url + "bad"), ("original", server.url + NAME)]
+    with pytest.raises(UserError) as failure:
+        fetch(tmp_path, urls[:1], profile="full")
+    assert reason in str(failure.value)
+    assert server.url + "bad" in str(failure.value)
+    assert left_in(tmp_path) == []
+    assert fetch(tmp_path, urls).source == "original"
+    assert (tmp_path / NAME).read_bytes() == GOOD
+
+
+def test_passing_errors_are_retried_lasting_ones_not(tmp_path, server):
+    server.pages["/busy/" + NAME] = lambda handler: reply(
+        503 if len(server.hits) < 3 else 200, GOOD
+    )(handler)
+    assert fetch(tmp_path, [("mirror", server.url + "busy/")]).source == "mirror"
+    assert len(server.hits) == 3
+    server.hits.clear()
+    with pytest.raises(UserError, match="404"):
+        fetch(tmp_path / "b", [("mirror", server.url + "gone/")], profile="full")
+    assert len(server.hits) == 1
+
+
+def test_unreachable_host_is_tried_once(tmp_path, monkeypatch):
+    calls = []
+
+    def refuse(address, timeout):
+        calls.append((*address, timeout))
+        raise OSError("no route")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    urls = [("original", "http://nowhere.invalid/a/"), ("mirror", "http://nowhere.invalid/b/")]
+    with pytest.raises(UserError, match=r"nowhere.invalid cannot be reached \(no route\)"):
+        fetch(tmp_path, urls, profile="full")
+    assert calls == [("nowhere.invalid", 80, 5)]
+
+
+def test_silent_host_is_given_up_at_the_connect_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
+
+    def hang(address, timeout):
+        time.sleep(1)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no answer within"):
+        fetch(tmp_path, [("original", "http://silent.invalid/")], profile="full")
+    assert time.monotonic() - start < 0.8
+
+
+@pytest.mark.parametrize("mirror", ["http://", "http://a:b/", "http://[::1/"])
+def test_unusable_mirror_address_is_named(tmp_path, mirror):
+    with pytest.raises(UserError, match="not a usable address"):
+        fetch(tmp_path, mirror=mirror, profile="full")
+
+
+def test_members_are_taken_from_a_whole_repository_archive(tmp_path, server):
+    whole = {f"Modified-MNIST-main/{name}": content for name, content in MEMBERS.items()}
+    whole |= {"Modified-MNIST-main/mnistTask/3/image_000007.jpg": b"no", "README.md": b"hello"}
+    server.pages["/HEAD.zip"] = reply(200, make_zip(whole))
+    assert fetch(tmp_path, [("mirror", server.url + "HEAD.zip")]).source == "mirror"
+    assert dict(sources.read_members(tmp_path / NAME)) == MEMBERS
+
+
+# ---- when nothing is found ----
+
+
+def test_full_refuses_the_stand_in_and_says_what_was_tried(tmp_path, server):
+    with pytest.raises(UserError) as failure:
+        fetch(
+            tmp_path,
+            [("original", server.url + NAME), ("mirror", str(tmp_path / "none"))],
+            mirror=str(tmp_path / "mirror"),
+            profile="full",
+        )
+    message = str(failure.value)
+    for part in (
+        f"{tmp_path}: no {NAME}",
+        f"{tmp_path / 'mirror'}: no {NAME} there",
+        f"{server.url}{NAME}: download failed (HTTPError 404)",
+        f"put it into {tmp_path}",
+        "STANDIN=1",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_other_profiles_fall_back_to_the_stand_in_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="drawn stand-in, not the real data"):
+        source = fetch(tmp_path, name="mislabelled", profile="smoke")
+    assert source.source == "stand-in"
+    assert source.paths == (tmp_path / "standin" / "smoke" / "mnistTask3.zip",)
+    with pytest.warns(UserWarning, match="stand-in"):
+        assert fetch(tmp_path, name="mislabelled", profile="smoke") == source
+
+
+def test_stand_in_on_request_whatever_is_there(tmp_path, monkeypatch):
+    (tmp_path / "mnistTask3.zip").write_bytes(b"anything")
+    monkeypatch.setenv("STANDIN", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = sources.fetch("mislabelled", data_dir=tmp_path, profile="smoke")
+    assert source.source == "stand-in"
+
+
+def test_all_real_or_all_stand_in(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(name, paths, profile):
+        drawn.append(name)
+        for path in paths:
+            path.write_bytes(GOOD)
+
+    monkeypatch.setattr(standin, "draw", draw)
+    monkeypatch.setattr(sources, "content_digest", lambda name, folder: DIGEST)
+    (tmp_path / NAME).write_bytes(GOOD)
+    settings = {"data_dir": tmp_path, "standin": False, "urls": ()}
+    assert sources.fetch_all(["characters"], **settings)["characters"].source == "original"
+    with pytest.warns(UserWarning, match="for all archives|mnist: using the drawn stand-in"):
+        found = sources.fetch_all(["characters", "mnist"], **settings)
+    assert [source.source for source in found.values()] == ["stand-in", "stand-in"]
+    assert drawn == ["mnist", "characters"]
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*DATA_DIR"):
+        fetch(tmp_path / "file" / "data")
+
+
+def test_full_disk_is_not_taken_for_a_network_error(tmp_path, server, monkeypatch):
+    server.pages["/" + NAME] = reply(200, GOOD)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sources.pooch.HTTPDownloader, "__call__", full)
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        fetch(tmp_path, [("original", server.url + NAME)])
+    assert left_in(tmp_path) == []
+
+
+# ---- reading safely ----
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html>Not found</html>", "web page"),
+        (GOOD[:-30], "cut short"),
+        (flip_content(STORED), "Bad CRC-32"),
+        (make_zip({"holiday.png": b"x"}), "holds no train/ images"),
+        (make_zip({f"{top}/Sample001/img001-001.png": b"x" for top in "ab"}), "twice"),
+    ],
+)
+def test_unreadable_local_archive_is_an_error_naming_it(tmp_path, content, reason):
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(UserError, match=reason) as failure:
+        fetch(tmp_path)
+    assert str(failure.value).startswith(str(tmp_path / NAME))
+    assert "delete it" in str(failure.value)
+    assert (tmp_path / NAME).exists()
+
+
+def unsafe_zip(name="train/a.png", content=b"x", mode=0o644 | stat.S_IFREG):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+UNSAFE = {
+    "parent": (unsafe_zip("train/../../a.png"), "leads out"),
+    "absolute": (unsafe_zip("/etc/a.png"), "leads out"),
+    "drive": (unsafe_zip("C:/a.png"), "leads out"),
+    "backslash": (unsafe_zip("..\\a.png"), "leads out"),
+    "link": (unsafe_zip(content=b"/etc/passwd", mode=0o777 | stat.S_IFLNK), "link"),
+    "device": (unsafe_zip(mode=0o666 | stat.S_IFCHR), "link or device"),
+    "bomb": (unsafe_zip(content=bytes(10**6)), "zip bomb"),
+    # sizes understated in both headers: more comes out than announced
+    "lying size": (
+        unsafe_zip(content=bytes(90_000)).replace(
+            (90_000).to_bytes(4, "little"), (7).to_bytes(4, "little")
+        ),
+        "damaged|Bad CRC",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_unsafe_zip_is_refused_and_nothing_unpacked(tmp_path, kind):
+    content, reason = UNSAFE[kind]
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        list(sources.read_members(tmp_path / "a.zip"))
+    with pytest.raises(UserError, match=reason):
+        sources.extract(tmp_path / "a.zip", tmp_path / "out")
+    assert left_in(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_MEMBERS", 1), ("MAX_BYTES", 100)])
+def test_limits_on_members_and_size(tmp_path, monkeypatch, limit, value):
+    (tmp_path / NAME).write_bytes(STORED)
+    monkeypatch.setattr(sources, limit, value)
+    with pytest.raises(UserError, match="refused"):
+        list(sources.read_members(tmp_path / NAME))
+
+
+def test_missing_zip_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.zip: cannot be read"):
+        list(sources.read_members(tmp_path / "none.zip"))
+
+
+def test_members_come_sorted_without_system_files(tmp_path):
+    (tmp_path / "a.zip").write_bytes(make_zip({"b.png": b"B", ".x": b"", "a/c.png": b"C"}))
+    assert list(sources.read_members(tmp_path / "a.zip")) == [("a/c.png", b"C"), ("b.png", b"B")]
+
+
+def test_extract(tmp_path):
+    (tmp_path / NAME).write_bytes(GOOD)
+    out = sources.extract(tmp_path / NAME, tmp_path / "out")
+    assert {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.png")} == MEMBERS
+    with pytest.raises(UserError, match="exists already"):
+        sources.extract(tmp_path / NAME, out)
+
+
+# ---- MNIST ----
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """Four tiny idx files in a folder "mirror", known by their digest; returns the arrays."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, shape, np.uint8) for shape in [(6, 4, 5), 6, (2, 4, 5), 2]]
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    files = sources.ARCHIVES["mnist"].files
+    for file, array in zip(files, arrays, strict=True):
+        standin.write_idx(folder / file, array)
+    archive = dataclasses.replace(
+        sources.ARCHIVES["mnist"], digest=sources.content_digest("mnist", folder)
+    )
+    monkeypatch.setitem(sources.ARCHIVES, "mnist", archive)
+    return dict(zip(files, arrays, strict=True))
+
+
+def test_idx_layout_and_digest_by_hand(tmp_path, mnist):
+    raw = gzip.decompress((tmp_path / "mirror" / "train-images-idx3-ubyte.gz").read_bytes())
+    assert raw[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 4, 0, 0, 0, 5])
+    lines = ""
+    for file in sorted(mnist):
+        content = gzip.decompress((tmp_path / "mirror" / file).read_bytes())
+        lines += f"{hashlib.sha256(content).hexdigest()}  {file[:-3]}\n"
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    # compressed anew, it is still the same
+    (tmp_path / "mirror" / file).write_bytes(gzip.compress(content, 1))
+    assert sources.content_digest("mnist", tmp_path / "mirror") == digest
+
+
+def test_mnist_set_is_completed_from_the_mirror(tmp_path, mnist):
+    source = fetch(tmp_path / "data", name="mnist", mirror=str(tmp_path / "mirror"))
+    source.paths[2].unlink()
+    source = fetch(tmp_path / "data", name="mnist", mirror=str(tmp_path / "mirror"))
+    assert source.source == "mirror"
+    for path in source.paths:
+        np.testing.assert_array_equal(sources.read_idx(path), mnist[path.name])
+
+
+def test_keras_npz_becomes_the_four_files(tmp_path, server, mnist):
+    npz = io.BytesIO()
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    np.savez_compressed(npz, **dict(zip(keys, mnist.values(), strict=True)))
+    server.pages = {"/mnist.npz": reply(200, npz.getvalue()), "/bad.npz": reply(200, GOOD)}
+    urls = [("mirror", server.url + "bad.npz"), ("mirror", server.url + "mnist.npz")]
+    source = fetch(tmp_path / "data", urls, name="mnist")
+    assert source.source == "mirror"
+    for path in source.paths:
+        np.testing.assert_array_equal(sources.read_idx(path), mnist[path.name])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>",
+        b"\x1f\x8b\x08 cut",
+        gzip.compress(b""),
+        gzip.compress(b"\0\0\x08\x03\0"),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x09123"),
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x00"),
+    ],
+)
+def test_unreadable_idx_is_an_error_naming_it(tmp_path, mnist, content):
+    path = tmp_path / "mirror" / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=str(path)):
+        fetch(tmp_path / "mirror", name="mnist")
+
+
+def test_images_and_labels_must_go_together(tmp_path, mnist):
+    path = tmp_path / "mirror" / "t10k-labels-idx1-ubyte.gz"
+    standin.write_idx(path, np.zeros(3, np.uint8))
+    with pytest.raises(UserError, match="does not go with t10k-labels"):
+        fetch(tmp_path / "mirror", name="mnist")
+
+
+# ---- processes ----
+
+SCRIPT = """
+import dataclasses, sys
+from midas_lib import sources
+folder, url, digest = sys.argv[1:]
+known = dataclasses.replace(sources.ARCHIVES["characters"], digest=digest)
+sources.ARCHIVES["characters"] = known
+print(sources.fetch("characters", data_dir=folder, urls=[("mirror", url)], standin=False))
+"""
+
+
+def start_fetch(folder, url):
+    command = [sys.executable, "-c", SCRIPT, str(folder), url, DIGEST]
+    return subprocess.Popen(
+        command, cwd=config.ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_two_processes_at_once_fetch_it_once(tmp_path, server):
+    server.pages["/" + NAME] = reply(200, GOOD, pause=0.5)
+    both = [start_fetch(tmp_path, server.url + NAME) for _ in range(2)]
+    outputs = [process.communicate(timeout=30) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert "source='mirror'" in outputs[0][0]
+    assert server.hits == ["/" + NAME]
+    assert left_in(tmp_path) == ["characters.source.json", NAME]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_download_leaves_nothing_taken_for_whole(tmp_path, server, how):
+    server.pages["/" + NAME] = reply(200, GOOD, pause=3)
+    process = start_fetch(tmp_path, server.url + NAME)
+    deadline = time.monotonic() + 20
+    while not server.hits and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    os.kill(process.pid, how)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    left = left_in(tmp_path)
+    assert NAME not in left
+    assert left == [] if how == signal.SIGINT else left[0].startswith(".fetch-")
+    server.pages["/" + NAME] = reply(200, GOOD)
+    assert fetch(tmp_path, [("mirror", server.url + NAME)]).source == "mirror"
+    assert left_in(tmp_path) == ["characters.source.json", NAME]
