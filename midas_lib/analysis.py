@@ -82,6 +82,21 @@ class Interval:
     high: float
     n: int
 
+    @classmethod
+    def of(cls, row):
+        """From a mapping that has its four fields; None stands for nan, as in JSON."""
+        values = [row[name] for name in ("mean", "low", "high")]
+        return cls(*(np.nan if value is None else value for value in values), row["n"])
+
+    def verdict(self):
+        """A difference in words: 'better' or 'worse' than zero, 'within noise' when the interval
+        includes it, 'one pair only' when there is none."""
+        if np.isnan(self.low):
+            return "one pair only"
+        if self.low <= 0 <= self.high:
+            return "within noise"
+        return "better" if self.mean > 0 else "worse"
+
     def __str__(self):
         return f"{self.mean:.4g}{self._bounds('.4g')}, n = {self.n}"
 
@@ -256,3 +271,32 @@ def _paired(a, b):
 def _difference(a, b):
     a, b = _paired(a, b)
     return a.astype(float) - b  # numpy refuses to subtract one bool array from another
+
+
+# --- writers ------------------------------------------------------------------------------------
+
+
+def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, rounds=3):
+    """Geometry with each writer's own habit of size and place taken out.
+
+    geometry: (n, d). labels, writers: (n,) ints. known: (n,) bool, the examples whose labels may be
+    used. A writer's offset is the mean distance of their known examples from the class means,
+    shrunk towards 0 as if `shrinkage` more examples had none (a random-effects estimate); a known
+    example's own distance is left out of the offset applied to it, so that known and unknown
+    examples are treated alike. Which classes a writer has contributed enters only through those
+    means. Class means and offsets are estimated in turn, `rounds` times. Returns (n, d).
+    """
+    geometry, labels, writers = np.asarray(geometry, float), np.asarray(labels), np.asarray(writers)
+    known = np.asarray(known, bool)
+    offsets = np.zeros_like(geometry)
+    for _ in range(rounds):
+        centred = geometry - offsets
+        means = np.zeros((labels.max() + 1, geometry.shape[1]))
+        for c in np.unique(labels[known]):
+            means[c] = centred[known & (labels == c)].mean(0)
+        residual = np.where(known[:, None], geometry - means[labels], 0)
+        for writer in np.unique(writers):
+            own = writers == writer
+            total, count = residual[own].sum(0), (known & own).sum()
+            offsets[own] = (total - residual[own]) / (count - known[own] + shrinkage)[:, None]
+    return geometry - offsets

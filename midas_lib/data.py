@@ -49,6 +49,24 @@ class ImageDataset:
     digest: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a network is trained or measured on.
+
+    pictures: uint8 (n, size, size, 1). labels: int64 (n,). geometry: float32 (n, 2), or None for a
+    network without that input.
+    """
+
+    pictures: np.ndarray
+    labels: np.ndarray
+    geometry: np.ndarray | None = None
+
+    def take(self, where) -> "Examples":
+        """The examples at an index array or boolean mask."""
+        geometry = None if self.geometry is None else self.geometry[where]
+        return Examples(pictures=self.pictures[where], labels=self.labels[where], geometry=geometry)
+
+
 def load_characters(profile: str = "standard") -> ImageDataset:
     """The 62 classes of `trainPart1.zip`: scans of dark ink on light, uint8 (n, 225, 300).
 

@@ -73,14 +73,13 @@ def first_look(raw, processed, class_names):
     return figure
 
 
-def worst_losses(images, labels, predictions, probabilities, class_names, *, count=24):
+def worst_losses(images, labels, predictions, own, given, class_names, *, count=24):
     """The `count` images given the least probability of being what they are, worst first.
 
-    `images` (n, height, width), `labels` and `predictions` (n,) class indices, `probabilities`
-    (n, classes). A title names the true class and the predicted one, each with its probability.
+    `images` (n, height, width), `labels` and `predictions` (n,) class indices, `own` and `given`
+    (n,) the probabilities of the true and of the predicted class, which a title names with them.
     """
-    rows = np.arange(len(labels))
-    own, given = (np.asarray(probabilities)[rows, which] for which in (labels, predictions))
+    own, given = np.asarray(own), np.asarray(given)
     worst = np.argsort(own, kind="stable")[:count]
     titles = [
         f"true {class_names[labels[i]]}: {_percent(own[i])}\nread {class_names[predictions[i]]}: "

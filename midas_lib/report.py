@@ -134,6 +134,14 @@ def write_results(results: dict, part: int, arrays: dict | None = None) -> Path:
     return path
 
 
+def checkpoint_path(results: dict, part: int, name: str) -> Path:
+    """Where a part's network is kept: `checkpoints/partN/` for published results, else with the
+    profile's other runs in the run store."""
+    published = _results_folder(results) == config.ROOT / "executed"
+    folder = config.ROOT / "checkpoints" if published else config.RUNS / results["profile"]
+    return folder / f"part{part}" / f"{name}.keras"
+
+
 def read_results(part: int, profile: str = "full") -> tuple[dict, dict]:
     """The results of a part and their arrays; `profile` "full" means the published ones.
 
@@ -148,6 +156,21 @@ def read_results(part: int, profile: str = "full") -> tuple[dict, dict]:
         return results, {}
     with np.load(npz) as arrays:
         return results, dict(arrays)
+
+
+def check_data(results: dict, sources: dict) -> None:
+    """Raise `UserError` unless the archives at hand are those the results were made from."""
+    for name, archive in sources.items():
+        if archive.digest != results["data"][name]["digest"]:
+            raise UserError(
+                f"{name}: the archive at hand is not the one these results were made from; "
+                "set MIRROR or DATA_DIR to that one"
+            )
+
+
+def relative(path: Path) -> str:
+    """A path as results name it: from the checkout's folder, with slashes."""
+    return path.relative_to(config.ROOT).as_posix()
 
 
 def _load(path: Path) -> dict:

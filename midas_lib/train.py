@@ -9,31 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from midas_lib import augment, losses
-from midas_lib.config import Settings, Training
+from midas_lib.config import Augmentation, Settings, Training
+from midas_lib.data import Examples
 from midas_lib.model import build_cnn
 
 WARMUP = 0.1  # share of the steps in which cosine and one-cycle climb to their peak
 PLATEAU_PATIENCE = 4  # epochs without a lower training loss before the rate is halved
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Examples:
-    """What a network is trained or measured on.
-
-    pictures: uint8 (n, size, size, 1). labels: int64 (n,). geometry: float32 (n, 2), or None for a
-    network without that input.
-    """
-
-    pictures: np.ndarray
-    labels: np.ndarray
-    geometry: np.ndarray | None = None
-
-    def take(self, where) -> "Examples":
-        """The examples at an index array or boolean mask."""
-        geometry = None if self.geometry is None else self.geometry[where]
-        return Examples(
-            pictures=self.pictures[where], labels=self.labels[where], geometry=geometry
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,12 +140,25 @@ def predict(model: keras.Model, examples: Examples, batch: int = 256) -> np.ndar
     inputs = [examples.pictures]
     if len(model.inputs) > 1:
         inputs.append(examples.geometry)
-    forward = tf.function(lambda *values: model(list(values) if len(values) > 1 else values[0]))
     parts = []
     for start in range(0, len(examples.labels), batch):
-        chunk = [tf.constant(values[start : start + batch], tf.float32) for values in inputs]
-        parts.append(forward(*chunk).numpy())
+        chunk = [values[start : start + batch].astype(np.float32) for values in inputs]
+        parts.append(model.predict_on_batch(chunk if len(chunk) > 1 else chunk[0]))
     return np.concatenate(parts)
+
+
+def predict_views(
+    model: keras.Model, examples: Examples, ranges: Augmentation, views: int = 8
+) -> np.ndarray:
+    """Test-time augmentation: the mean probabilities over the picture and `views` random warps of
+    half the training's ranges, the same at every call. Returns float32 (n, classes)."""
+    mild = Augmentation(**{name: value / 2 for name, value in dataclasses.asdict(ranges).items()})
+    total = predict(model, examples)
+    for view in range(views):
+        seed = tf.constant([view, 0])
+        warped = augment.warp(tf.cast(examples.pictures, tf.float32), seed, mild)
+        total = total + predict(model, dataclasses.replace(examples, pictures=warped.numpy()))
+    return total / (views + 1)
 
 
 def fit(

@@ -93,8 +93,8 @@ def test_first_look_has_raw_left_of_processed_for_every_class():
 
 def test_worst_losses_sorts_by_the_probability_of_the_truth():
     images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 4, 4), np.uint8)
-    probabilities = np.array([[0.9, 0.1, 0], [0.98, 0.02, 0], [0.25, 0.05, 0.7]])
-    figure = plots.worst_losses(images, [0, 1, 1], [0, 0, 2], probabilities, "abc", count=2)
+    own, given = [0.9, 0.02, 0.05], [0.9, 0.98, 0.7]
+    figure = plots.worst_losses(images, [0, 1, 1], [0, 0, 2], own, given, "abc", count=2)
     assert [title(ax) for ax in figure.axes] == [
         "true b: 2.0 %\nread a: 98 %",
         "true b: 5.0 %\nread c: 70 %",

@@ -1,0 +1,185 @@
+"""The run store: every training has a name, is done once, and goes on where it was interrupted."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from midas_lib import config
+from midas_lib.config import Settings
+from midas_lib.data import Examples, array_digest
+
+# Raise by one whenever the same settings and data would train to another result than before.
+TRAINING_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training to be done: `train.fit` on `examples`, then a prediction of `held_out`."""
+
+    settings: Settings
+    examples: Examples
+    classes: int
+    held_out: Examples | None = None
+
+    @property
+    def name(self) -> str:
+        """What the run is filed under: 24 hex digits of its settings', data's and
+        `TRAINING_VERSION`'s digest."""
+        sets = [self.examples] if self.held_out is None else [self.examples, self.held_out]
+        arrays = [[s.pictures, s.labels, s.geometry] for s in sets]
+        content = {
+            "settings": dataclasses.asdict(self.settings),
+            "classes": self.classes,
+            "data": [array_digest(*(a for a in group if a is not None)) for group in arrays],
+            "version": TRAINING_VERSION,
+        }
+        return config.digest(content)[:24]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished run left.
+
+    history: as `train.Run`. probabilities: of the held-out examples, float32 (n, classes), or None;
+    views: the same with test-time augmentation. weights: the network's, in Keras' order. seconds:
+    training time. reused: whether it was found in the store.
+    """
+
+    history: dict[str, np.ndarray]
+    probabilities: np.ndarray | None
+    views: np.ndarray | None
+    weights: list[np.ndarray]
+    seconds: float
+    reused: bool
+
+
+def run_all(
+    tasks: list[Task], *, jobs: int | None = None, fresh: bool = False, folder: Path | None = None
+) -> list[Outcome]:
+    """Do the tasks, `jobs` at a time (default: one a core), each in a process of its own.
+
+    Finished runs come from the store `folder` (default `config.RUNS`), unless `fresh`; of two
+    tasks with one name, the second is the first's result. A run that fails does not stop the
+    others: afterwards `RuntimeError` tells each one's settings and error.
+    """
+    folder = Path(folder or config.RUNS)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [task.name for task in tasks]
+    found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
+    todo = {name: task for name, task in zip(names, tasks, strict=True) if name not in found}
+    if todo:
+        parallel = joblib.Parallel(
+            n_jobs=jobs or os.cpu_count(), return_as="generator_unordered", max_nbytes=None
+        )
+        calls = (joblib.delayed(_work)(name, task, folder, fresh) for name, task in todo.items())
+        progress = tqdm(
+            parallel(calls), total=len(todo), desc="runs", mininterval=20, file=sys.stderr
+        )
+        errors = {name: error for name, error in progress if error}
+        if errors:
+            lines = [f"{name} ({todo[name].settings}): {error}" for name, error in errors.items()]
+            raise RuntimeError(f"{len(errors)} of {len(todo)} runs failed: " + "; ".join(lines))
+        for name in todo:
+            outcome = _load(folder / f"{name}.npz")
+            found[name] = dataclasses.replace(outcome, reused=False)
+    return [found[name] for name in names]
+
+
+def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | None]:
+    """Do one task in this process, unless another process has done it meanwhile."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras  # in the worker, so that the parent need not load TensorFlow
+
+    from midas_lib import train
+
+    finished, partial = folder / f"{name}.npz", folder / f"{name}.part.npz"
+    try:
+        with _lock(folder / f"{name}.lock"):
+            if not fresh and _load(finished):
+                return name, None
+            keras.backend.clear_session()  # or the last run's graphs stay in memory
+            train.set_threads(task.settings.threads)
+            run = train.fit(
+                task.examples,
+                task.classes,
+                task.settings,
+                task.held_out,
+                state=None if fresh else _read(partial),
+                save=lambda state: _write(partial, state),
+            )
+            arrays = {f"history_{key}": np.array(values) for key, values in run.history.items()}
+            arrays |= {f"weight_{i}": w for i, w in enumerate(run.model.get_weights())}
+            if task.held_out is not None:
+                arrays["probabilities"] = train.predict(run.model, task.held_out)
+                arrays["views"] = train.predict_views(
+                    run.model, task.held_out, task.settings.augmentation
+                )
+            arrays["seconds"] = np.array(run.seconds)
+            arrays["settings"] = np.array(json.dumps(dataclasses.asdict(task.settings)))
+            _write(finished, arrays)
+            partial.unlink(missing_ok=True)
+    except Exception as error:
+        return name, f"{type(error).__name__}: {error}"
+    return name, None
+
+
+def _load(path: Path) -> Outcome | None:
+    arrays = _read(path)
+    if arrays is None:
+        return None
+    count = sum(key.startswith("weight_") for key in arrays)
+    prefix = "history_"
+    return Outcome(
+        history={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+        probabilities=arrays.get("probabilities"),
+        views=arrays.get("views"),
+        weights=[arrays[f"weight_{i}"] for i in range(count)],
+        seconds=float(arrays["seconds"]),
+        reused=True,
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """An entry's arrays, each verified by the archive's checksum; a damaged entry is set aside."""
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        path.replace(path.with_suffix(".damaged"))
+        return None
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; released by the system when the process ends, however."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
