@@ -273,7 +273,22 @@ def _difference(a, b):
     return a.astype(float) - b  # numpy refuses to subtract one bool array from another
 
 
-# --- writers ------------------------------------------------------------------------------------
+# --- geometry and writers ------------------------------------------------------------------------
+
+
+def class_likelihood(geometry, labels, classes):
+    """Each class's Gaussian log-likelihood of the geometry, up to a constant, as a linear layer.
+
+    Class means and one covariance shared by all (linear discriminant analysis, Hastie et al. 2009,
+    section 4.3). geometry: (n, d). Returns kernel (d, classes) and bias (classes,). Every class
+    must have an example.
+    """
+    geometry, labels = np.asarray(geometry, float), np.asarray(labels)
+    means = np.stack([geometry[labels == c].mean(0) for c in range(classes)])
+    residual = geometry - means[labels]
+    covariance = residual.T @ residual / len(labels) + 1e-6 * np.eye(geometry.shape[1])
+    kernel = np.linalg.solve(covariance, means.T)
+    return kernel, -0.5 * (kernel * means.T).sum(0)
 
 
 def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, rounds=3):

@@ -55,14 +55,12 @@ class Preprocessing:
 
     mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
     every side, to the input's square; "scale" centres the glyph and keeps its size; "canvas" keeps
-    size and place. size: the input's side in pixels. geometry: whether the network is also told
-    the glyph's top and bottom edge on the scan.
+    size and place. size: the input's side in pixels.
     """
 
     mode: str = "crop"
     size: int = 28
     margin: float = 0.1
-    geometry: bool = True
 
     def __post_init__(self):
         if self.mode not in ("crop", "scale", "canvas"):
@@ -92,15 +90,14 @@ class Network:
     """Shape of the convolutional network, see `model.build_cnn`.
 
     width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each
-    stage. kernel: side of all kernels but the first. dropout: before the last layer. geometry:
-    weight of the geometry's log-likelihoods beside the picture's logits, see `train.fit`.
+    stage. kernel: side of all kernels but the first, which is 2 larger. dropout: share dropped
+    before the last layer.
     """
 
     width: float = 1.0
     depth: tuple[int, int, int] = (1, 3, 3)
     kernel: int = 3
     dropout: float = 0.3
-    geometry: float = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,18 +53,15 @@ class ImageDataset:
 class Examples:
     """What a network is trained or measured on.
 
-    pictures: uint8 (n, size, size, 1). labels: int64 (n,). geometry: float32 (n, 2), or None for a
-    network without that input.
+    pictures: uint8 (n, size, size, 1). labels: int64 (n,).
     """
 
     pictures: np.ndarray
     labels: np.ndarray
-    geometry: np.ndarray | None = None
 
     def take(self, where) -> "Examples":
         """The examples at an index array or boolean mask."""
-        geometry = None if self.geometry is None else self.geometry[where]
-        return Examples(pictures=self.pictures[where], labels=self.labels[where], geometry=geometry)
+        return Examples(pictures=self.pictures[where], labels=self.labels[where])
 
 
 def load_characters(profile: str = "standard") -> ImageDataset:

@@ -1,6 +1,7 @@
 """The project's one family of convolutional networks."""
 
 import keras
+import numpy as np
 from keras import layers
 
 from midas_lib.config import Network
@@ -16,12 +17,8 @@ def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> k
     average pooling (Lin et al. 2014), dropout, and a linear layer. Stage 2's convolutions follow
     stage 1's without another halving, as early downsampling already made them cheap.
 
-    With `network.geometry` above 0 there is a second input, the glyph's (top, bottom) on its scan
-    as shares of the height, shape (n, 2); a linear layer "geometry" turns it into logits that are
-    added to the picture's. `train.fit` sets that layer and training leaves it as it is.
-
-    The layer named "logits" gives the sum before the softmax. Weights start from Keras' global
-    random state (`keras.utils.set_random_seed`).
+    The layer "logits" gives what goes into the softmax. Weights start from Keras' global random
+    state (`keras.utils.set_random_seed`).
     """
     network = network or Network()
     picture = keras.Input((size, size, 1), name="picture")
@@ -46,14 +43,19 @@ def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> k
             x = layers.ReLU(name=f"{name}_relu")(x)
     x = layers.GlobalAveragePooling2D(name="features")(x)
     x = layers.Dropout(network.dropout, name="dropout")(x)
-    if not network.geometry:
-        x = layers.Dense(classes, name="logits")(x)
-        return keras.Model(picture, layers.Softmax(name="probabilities")(x))
-    place = keras.Input((2,), name="geometry_input")
-    x = layers.Dense(classes, name="picture_logits")(x)
-    extra = layers.Dense(classes, trainable=False, name="geometry")(place)
-    x = layers.Add(name="logits")([x, extra])
-    return keras.Model([picture, place], layers.Softmax(name="probabilities")(x))
+    x = layers.Dense(classes, name="logits")(x)
+    return keras.Model(picture, layers.Softmax(name="probabilities")(x))
+
+
+def add_geometry(model: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> keras.Model:
+    """The network with a second input, "geometry", of shape (n, d): the logits that a linear layer
+    (kernel (d, classes), bias (classes,)) makes of it are added to the picture's. Layers are shared
+    with `model`."""
+    place = keras.Input((len(kernel),), name="geometry")
+    linear = layers.Dense(len(bias), name="geometry_logits")
+    total = layers.Add(name="sum")([model.get_layer("logits").output, linear(place)])
+    linear.set_weights([kernel, bias])
+    return keras.Model([model.input, place], layers.Softmax(name="probabilities")(total))
 
 
 def transfer_backbone(source: keras.Model, target: keras.Model) -> list[str]:

@@ -38,11 +38,10 @@ class Task:
         """What the run is filed under: 24 hex digits of its settings', data's and
         `TRAINING_VERSION`'s digest."""
         sets = [self.examples] if self.held_out is None else [self.examples, self.held_out]
-        arrays = [[s.pictures, s.labels, s.geometry] for s in sets]
         content = {
             "settings": dataclasses.asdict(self.settings),
             "classes": self.classes,
-            "data": [array_digest(*(a for a in group if a is not None)) for group in arrays],
+            "data": [array_digest(s.pictures, s.labels) for s in sets],
             "version": TRAINING_VERSION,
         }
         return config.digest(content)[:24]

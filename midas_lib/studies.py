@@ -12,14 +12,15 @@ from midas_lib.data import Examples, ImageDataset
 CURVES = ("loss", "val_loss", "val_accuracy")
 # Partition 0 compared the settings below, so the headline's partitions start at 1.
 CHOOSING_PARTITION = 0
-PLAIN = {"preprocessing__geometry": False, "network__geometry": 0.0}
 STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
-# One change at a time from `Settings()`: group -> variant -> change.
+# One change at a time from `Settings()`: group -> variant -> change. Those of preprocessing have
+# the picture alone to go by.
+PICTURE_ALONE = "tight crop alone"
 ABLATIONS = {
     "Preprocessing (chosen: tight crop, place told apart)": {
-        "tight crop alone": PLAIN,
-        "size kept": PLAIN | {"preprocessing__mode": "scale"},
-        "full canvas": PLAIN | {"preprocessing__mode": "canvas"},
+        PICTURE_ALONE: {},
+        "size kept in the picture": {"preprocessing__mode": "scale"},
+        "full canvas": {"preprocessing__mode": "canvas"},
     },
     "Augmentation (chosen: affine)": {
         "none": {f"augmentation__{name}": value for name, value in STILL.items()},
@@ -49,7 +50,10 @@ ABLATIONS = {
 }
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
-AWARE_WEIGHT = 0.7  # the geometry says more once the writer's own habit is out of it
+# Weight of the geometry's log-likelihood beside the picture's: below 1, as the picture already
+# tells part of it, and higher once the writer's own habit is out of it.
+GEOMETRY_WEIGHT = 0.3
+AWARE_WEIGHT = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,52 +103,27 @@ class _Inputs:
     def __init__(self, characters: ImageDataset):
         self.characters, self._made = characters, {}
 
-    def examples(self, settings: Settings, geometry: np.ndarray | None = None) -> Examples:
+    def examples(self, settings: Settings) -> Examples:
+        pictures, _ = self._preprocessed(settings)
+        return Examples(pictures=pictures, labels=self.characters.labels)
+
+    def geometry(self, settings: Settings) -> np.ndarray:
+        return self._preprocessed(settings)[1]
+
+    def _preprocessed(self, settings):
         wanted = settings.preprocessing
         if wanted not in self._made:
             self._made[wanted] = data.preprocess(self.characters.images, wanted)
-        pictures, place = self._made[wanted]
-        if geometry is None:
-            geometry = place if wanted.geometry else None
-        return Examples(pictures=pictures, labels=self.characters.labels, geometry=geometry)
+        return self._made[wanted]
 
-    def pass_tasks(self, settings: Settings, fold: np.ndarray) -> list[runs.Task]:
-        """The five trainings of one cross-validation."""
+    def task(self, settings: Settings, train: np.ndarray, held_out: np.ndarray) -> runs.Task:
         examples = self.examples(settings)
-        return [_task(examples, fold != k, fold == k, settings, k) for k in range(5)]
-
-    def size_tasks(self, settings: Settings, fold: np.ndarray, size: int) -> list[runs.Task]:
-        """The same on only `size` images of each class, drawn from the training folds."""
-        examples, labels = self.examples(settings), self.characters.labels
-        tasks = []
-        for k in range(5):
-            rng = np.random.default_rng([settings.seed, k, size])
-            order = rng.permutation(np.flatnonzero(fold != k))
-            train = np.concatenate([order[labels[order] == c][:size] for c in np.unique(labels)])
-            tasks.append(_task(examples, np.sort(train), fold == k, settings, k))
-        return tasks
-
-    def aware_tasks(self, settings: Settings, fold: np.ndarray) -> list[runs.Task]:
-        """The same with each writer's offsets, from the training folds, taken out."""
-        known = self.characters
-        place = self.examples(settings).geometry
-        tasks = []
-        for k in range(5):
-            corrected = analysis.remove_writer_offsets(
-                place, known.labels, known.writers, fold != k
-            )
-            examples = self.examples(settings, corrected.astype(np.float32))
-            tasks.append(_task(examples, fold != k, fold == k, settings, k))
-        return tasks
-
-
-def _task(examples, train, held_out, settings, k) -> runs.Task:
-    return runs.Task(
-        settings=vary(settings, seed=10 * settings.seed + k),
-        examples=examples.take(train),
-        held_out=examples.take(held_out),
-        classes=len(config.CLASS_NAMES),
-    )
+        return runs.Task(
+            settings=settings,
+            examples=examples.take(train),
+            held_out=examples.take(held_out),
+            classes=len(config.CLASS_NAMES),
+        )
 
 
 def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
@@ -188,19 +167,24 @@ def part1(
     final = runs.Task(
         settings=settings, examples=inputs.examples(settings), classes=len(config.CLASS_NAMES)
     )
-    tasks = [task for fold_and_tasks in passes.values() for task in fold_and_tasks[1]]
+    everything = inputs.examples(settings)
+    final = runs.Task(settings=settings, examples=everything, classes=len(config.CLASS_NAMES))
+    tasks = [task for one in passes.values() for task in one.tasks]
     *outcomes, last = runs.run_all([*tasks, final], jobs=jobs, fresh=fresh)
     waiting = iter(outcomes)
-    done = {
-        name: _Pass(characters.labels, fold, [next(waiting) for _ in group])
-        for name, (fold, group) in passes.items()
-    }
-    results, arrays = _part1_summary(characters, plan, done)
+    for one in passes.values():
+        one.take([next(waiting) for _ in one.tasks])
+    results, arrays = _part1_summary(characters, inputs.geometry(settings), plan, passes)
     results["final_training_seconds"] = last.seconds
     results["reused_runs"] = sum(o.reused for o in [*outcomes, last])
     results["runs"] = len(outcomes) + 1
-    model = _rebuild(settings, last)
-    arrays |= _look_inside(characters, inputs.examples(settings), settings, model)
+    picture_model = _rebuild(settings, last)
+    arrays |= _look_inside(everything, settings, picture_model)
+    kernel, bias = analysis.class_likelihood(
+        inputs.geometry(settings), characters.labels, len(config.CLASS_NAMES)
+    )
+    weighted = GEOMETRY_WEIGHT * kernel, GEOMETRY_WEIGHT * bias
+    model = _with_geometry(picture_model, *weighted)
     return Part1(results=results, arrays=arrays, model=model, settings=settings)
 
 
@@ -210,52 +194,103 @@ def part1_characters(profile: str) -> ImageDataset:
     return limit(data.load_characters(profile), plan.per_class)
 
 
-def _part1_passes(inputs: _Inputs, plan: Part1Plan, settings: Settings) -> dict:
-    """Name of each cross-validation -> its folds, (n,), and its five tasks."""
+def _part1_passes(inputs: _Inputs, plan: Part1Plan, settings: Settings) -> "dict[str, _Pass]":
+    """Name of each cross-validation -> what it is to train."""
     labels, writers = inputs.characters.labels, inputs.characters.writers
-    first = vary(settings, seed=1)
     passes = {}
     for p in range(1, plan.partitions + 1):
         fold = data.folds(labels, p)
-        passes[f"cross-validation/{p}"] = fold, inputs.pass_tasks(vary(settings, seed=p), fold)
-    fold = data.folds(labels, 1, writers)
-    passes["writer-disjoint/1"] = fold, inputs.pass_tasks(first, fold)
-    fold = data.folds(labels, 1)
-    aware = vary(first, network__geometry=AWARE_WEIGHT)
-    passes["writer-aware/1"] = fold, inputs.aware_tasks(aware, fold)
+        passes[f"cross-validation/{p}"] = _Pass(inputs, vary(settings, seed=p), fold)
+    first = vary(settings, seed=1)
+    passes["writer-disjoint/1"] = _Pass(inputs, first, data.folds(labels, 1, writers))
     for size in plan.sizes:
-        passes[f"size-{size}/1"] = fold, inputs.size_tasks(first, fold, size)
+        passes[f"size-{size}/1"] = _Pass(inputs, first, data.folds(labels, 1), size)
     brief = vary(settings, training__epochs=plan.ablation_epochs)
     fold = data.folds(labels, CHOOSING_PARTITION)
-    passes["ablation/chosen"] = fold, inputs.pass_tasks(brief, fold)
+    passes["ablation/chosen"] = _Pass(inputs, brief, fold)
     for variants in ABLATIONS.values():
         for variant in list(variants)[: plan.variants]:
-            tasks = inputs.pass_tasks(vary(brief, **variants[variant]), fold)
-            passes[f"ablation/{variant}"] = fold, tasks
+            passes[f"ablation/{variant}"] = _Pass(inputs, vary(brief, **variants[variant]), fold)
     return passes
 
 
 class _Pass:
-    """A finished cross-validation: each image predicted once, by a network that never saw it."""
+    """A cross-validation: each image is predicted once, by a network that never saw it.
 
-    def __init__(self, labels: np.ndarray, fold: np.ndarray, outcomes: list[runs.Outcome]):
-        self.labels, self.fold, self.outcomes = labels, fold, outcomes
-        self.probabilities = self._in_order([o.probabilities for o in outcomes])
-        self.views = self._in_order([o.views for o in outcomes])
-        self.predictions = self.probabilities.argmax(1)
-        self.correct = self.predictions == labels
+    fold: (n,), 0 to 4. size: images of each class to train on, drawn from the other folds; None
+    takes all of them.
+    """
+
+    def __init__(
+        self, inputs: _Inputs, settings: Settings, fold: np.ndarray, size: int | None = None
+    ):
+        self.labels, self.fold, self.tasks, self.trained_on = inputs.characters.labels, fold, [], []
+        for k in range(5):
+            train = np.flatnonzero(fold != k)
+            if size is not None:
+                order = np.random.default_rng([settings.seed, k, size]).permutation(train)
+                chosen = [order[self.labels[order] == c][:size] for c in np.unique(self.labels)]
+                train = np.sort(np.concatenate(chosen))
+            seeded = vary(settings, seed=10 * settings.seed + k)
+            self.tasks.append(inputs.task(seeded, train, np.flatnonzero(fold == k)))
+            self.trained_on.append(train)
+
+    def take(self, outcomes: list[runs.Outcome]) -> None:
+        """The tasks' outcomes, in their order."""
+        self.outcomes = outcomes
+        self.logs = self._in_order([np.log(np.maximum(o.probabilities, 1e-12)) for o in outcomes])
+        self.view_logs = self._in_order([np.log(np.maximum(o.views, 1e-12)) for o in outcomes])
 
     def _in_order(self, parts: list[np.ndarray]) -> np.ndarray:
         together = np.empty((len(self.labels), parts[0].shape[1]))
         for k, part in enumerate(parts):
             together[self.fold == k] = part
-        return np.maximum(together, 1e-12)
+        return together
+
+    def told(self, geometry: np.ndarray, weight: float = GEOMETRY_WEIGHT) -> "_Answers":
+        """The answers with the geometry's weighted log-likelihood added, which is estimated from
+        the same images as the fold's network."""
+        return self.told_by_fold([geometry] * 5, weight)
+
+    def told_writers(self, geometry: np.ndarray, writers: np.ndarray) -> "_Answers":
+        """The same with each writer's offsets, estimated from the training folds, taken out."""
+        corrected = [
+            analysis.remove_writer_offsets(geometry, self.labels, writers, self.fold != k)
+            for k in range(5)
+        ]
+        return self.told_by_fold(corrected, AWARE_WEIGHT)
+
+    def told_by_fold(self, geometries: list[np.ndarray], weight: float) -> "_Answers":
+        parts = []
+        for k, (geometry, train) in enumerate(zip(geometries, self.trained_on, strict=True)):
+            kernel, bias = analysis.class_likelihood(
+                geometry[train], self.labels[train], len(config.CLASS_NAMES)
+            )
+            parts.append(geometry[self.fold == k] @ kernel + bias)
+        extra = weight * self._in_order(parts)
+        return _Answers(self, self.logs + extra, self.view_logs + extra)
+
+    def plain(self) -> "_Answers":
+        """The answers to the picture alone."""
+        return _Answers(self, self.logs, self.view_logs)
+
+
+class _Answers:
+    """A cross-validation's answers. logs, view_logs: (n, classes), unnormalised; the latter with
+    test-time augmentation."""
+
+    def __init__(self, one: _Pass, logs: np.ndarray, view_logs: np.ndarray):
+        self.one, self.labels = one, one.labels
+        self.logs = analysis.apply_temperature(logs, 1.0)
+        self.probabilities = np.exp(self.logs)
+        self.predictions = self.logs.argmax(1)
+        self.correct = self.predictions == self.labels
+        self.views_correct = view_logs.argmax(1) == self.labels
 
     def measures(self) -> dict:
         """The pass as an entry of an arm's runs."""
         labels, names = self.labels, config.CLASS_NAMES
-        own = np.arange(len(names))
-        lookalikes = analysis.merge_groups(names, LOOKALIKES, own)
+        lookalikes = analysis.merge_groups(names, LOOKALIKES, np.arange(len(names)))
         merged = {"case_merged": analysis.case_groups(names), "lookalikes_merged": lookalikes}
         return {
             "accuracy": analysis.accuracy(labels, self.predictions),
@@ -265,29 +300,39 @@ class _Pass:
             },
             "top2_accuracy": analysis.top_k_accuracy(labels, self.probabilities, 2),
             "top5_accuracy": analysis.top_k_accuracy(labels, self.probabilities, 5),
-            "views_accuracy": analysis.accuracy(labels, self.views.argmax(1)),
-            "nll": analysis.negative_log_likelihood(labels, np.log(self.probabilities)),
+            "views_accuracy": float(self.views_correct.mean()),
+            "nll": analysis.negative_log_likelihood(labels, self.logs),
             "ece": analysis.expected_calibration_error(labels, self.probabilities),
-            "epochs": len(self.outcomes[0].history["loss"]),
-            "seconds": sum(o.seconds for o in self.outcomes),
+            "epochs": len(self.one.outcomes[0].history["loss"]),
+            "seconds": sum(o.seconds for o in self.one.outcomes),
         }
 
 
-def _part1_summary(characters: ImageDataset, plan: Part1Plan, done: dict[str, _Pass]):
+def _part1_summary(
+    characters: ImageDataset, geometry: np.ndarray, plan: Part1Plan, passes: dict[str, _Pass]
+) -> tuple[dict, dict]:
     labels, writers = characters.labels, characters.writers
+    answers = {name: one.told(geometry) for name, one in passes.items()}
+    for variant in ABLATIONS["Preprocessing (chosen: tight crop, place told apart)"]:
+        if f"ablation/{variant}" in passes:
+            answers[f"ablation/{variant}"] = passes[f"ablation/{variant}"].plain()
+    partitions = [f"cross-validation/{p}" for p in range(1, plan.partitions + 1)]
+    for name in partitions:
+        number = name.rpartition("/")[2]
+        answers[f"picture-alone/{number}"] = passes[name].plain()
+        answers[f"writer-aware/{number}"] = passes[name].told_writers(geometry, writers)
     arms = {}
-    for name, one in done.items():
-        arm, _, number = name.rpartition("/") if name[-1].isdigit() else (name, "", "0")
-        arms.setdefault(arm, {"runs": []})["runs"].append(
-            {"seed": int(number), "partition": int(number), **one.measures()}
+    for name, one in answers.items():
+        arm, number = name.rsplit("/", 1)
+        if arm == "ablation":
+            arm, number = name, CHOOSING_PARTITION
+        run = {"seed": int(number), "partition": int(number), **one.measures()}
+        arms.setdefault(arm, {"runs": []})["runs"].append(run)
+
+    def correct(arm):
+        return np.mean(
+            [answers[f"{arm}/{name.rpartition('/')[2]}"].correct for name in partitions], 0
         )
-    headline = [one for name, one in done.items() if name.startswith("cross-validation/")]
-    first = headline[0]
-    correct = np.mean([one.correct for one in headline], axis=0)
-    views = np.mean([one.views.argmax(1) == labels for one in headline], axis=0)
-    together = np.mean([one.probabilities for one in headline], axis=0).argmax(1) == labels
-    over_partitions = analysis.mean_interval([one.correct.mean() for one in headline])
-    base = done["ablation/chosen"]
 
     def over_writers(hits):
         return dataclasses.asdict(analysis.cluster_interval(hits, writers))
@@ -295,18 +340,32 @@ def _part1_summary(characters: ImageDataset, plan: Part1Plan, done: dict[str, _P
     def against(hits, others):
         return dataclasses.asdict(analysis.paired_cluster_interval(hits, others, writers))
 
+    headline = [answers[name] for name in partitions]
+    first, base = headline[0], answers["ablation/chosen"]
+    disjoint = answers["writer-disjoint/1"]
+    hits = {
+        "cross-validation": correct("cross-validation"),
+        "picture alone": correct("picture-alone"),
+        "writer-disjoint": disjoint.correct,
+        "writer-aware": correct("writer-aware"),
+        "test-time augmentation": np.mean([one.views_correct for one in headline], 0),
+        "ensemble": np.mean([one.probabilities for one in headline], 0).argmax(1) == labels,
+    }
     rows = [
-        _row("Chosen settings", "all as chosen", base, {"mean": 0.0, "low": None, "high": None})
+        _row("Chosen settings", "all as chosen", base, analysis.Interval(0.0, np.nan, np.nan, 0))
     ]
     for group, variants in ABLATIONS.items():
         for variant in list(variants)[: plan.variants]:
-            one = done[f"ablation/{variant}"]
-            rows.append(_row(group, variant, one, against(one.correct, base.correct)))
+            one = answers[f"ablation/{variant}"]
+            interval = analysis.paired_cluster_interval(one.correct, base.correct, writers)
+            rows.append(_row(group, variant, one, interval))
     calibrated, temperature = _calibrate(first)
+    sizes = {size: answers[f"size-{size}/1"].correct for size in plan.sizes}
+    sizes[round(0.8 * len(labels) / len(config.CLASS_NAMES))] = first.correct
+    over_partitions = analysis.mean_interval([one.correct.mean() for one in headline])
     results = {
         "part": 1,
         "images": len(labels),
-        "classes": len(config.CLASS_NAMES),
         "writers": len(np.unique(writers)),
         "plan": dataclasses.asdict(plan),
         "headline": {
@@ -315,24 +374,15 @@ def _part1_summary(characters: ImageDataset, plan: Part1Plan, done: dict[str, _P
             **dataclasses.asdict(over_partitions),
         },
         "arms": arms,
-        "over_writers": {
-            "cross-validation": over_writers(correct),
-            "writer-disjoint": over_writers(done["writer-disjoint/1"].correct),
-            "writer-aware": over_writers(done["writer-aware/1"].correct),
-            "test-time augmentation": over_writers(views),
-            "ensemble": over_writers(together),
-        },
+        "over_writers": {name: over_writers(hit) for name, hit in hits.items()},
         "differences": {
-            "test-time augmentation": against(views, correct),
-            "ensemble": against(together, correct),
-            "writer-aware": against(done["writer-aware/1"].correct, first.correct),
-            "writer-disjoint": against(done["writer-disjoint/1"].correct, first.correct),
+            name: against(
+                hits[name], first.correct if "disjoint" in name else hits["cross-validation"]
+            )
+            for name in hits
+            if name != "cross-validation"
         },
-        "ensemble_networks": len(headline),
-        "sizes": [
-            {"size": size, **over_writers(done[f"size-{size}/1"].correct)} for size in plan.sizes
-        ]
-        + [{"size": round(0.8 * len(labels) / 62), **over_writers(first.correct)}],
+        "sizes": [{"size": size, **over_writers(hit)} for size, hit in sizes.items()],
         "ablation": rows,
         "temperature": temperature,
         "ece": {
@@ -341,8 +391,7 @@ def _part1_summary(characters: ImageDataset, plan: Part1Plan, done: dict[str, _P
         },
     }
     confusion = [analysis.confusion(labels, one.predictions, 62) for one in headline]
-    per_writer = analysis.per_group_accuracy(correct, writers)
-    right = first.probabilities[np.arange(len(labels)), labels]
+    per_writer = analysis.per_group_accuracy(hits["cross-validation"], writers)
     arrays = {
         "confusion": np.sum(confusion, axis=0),
         "per_class": np.mean([np.diag(c) / c.sum(1) for c in confusion], axis=0),
@@ -350,23 +399,23 @@ def _part1_summary(characters: ImageDataset, plan: Part1Plan, done: dict[str, _P
         "writer_accuracy": np.array(list(per_writer.values())),
         "predictions": np.stack([one.predictions for one in headline]).astype(np.uint8),
         "confidences": first.probabilities.max(1).astype(np.float32),
-        "right_confidences": right.astype(np.float32),
+        "right_confidences": first.probabilities[np.arange(len(labels)), labels].astype(np.float32),
         **_curve("before", analysis.reliability_curve(labels, first.probabilities)),
         **_curve("after", analysis.reliability_curve(labels, calibrated)),
     }
-    for metric in CURVES:
-        for arm in ("cross-validation", "writer-disjoint"):
-            histories = [o.history[metric] for o in done[f"{arm}/1"].outcomes]
+    for arm in ("cross-validation", "writer-disjoint"):
+        for metric in CURVES:
+            histories = [o.history[metric] for o in passes[f"{arm}/1"].outcomes]
             arrays[f"{arm}_{metric}"] = np.stack(histories).astype(np.float32)
     return results, arrays
 
 
-def _row(group: str, variant: str, one: _Pass, interval: dict) -> dict:
+def _row(group: str, variant: str, one: _Answers, interval: analysis.Interval) -> dict:
     return {
         "group": group,
         "variant": variant,
-        "difference": interval["mean"],
-        **interval,
+        "difference": interval.mean,
+        **dataclasses.asdict(interval),
         "accuracy": float(one.correct.mean()),
     }
 
@@ -375,14 +424,14 @@ def _curve(name: str, curve) -> dict[str, np.ndarray]:
     return {f"reliability_{name}_{key}": value for key, value in curve._asdict().items()}
 
 
-def _calibrate(one: _Pass) -> tuple[np.ndarray, float]:
+def _calibrate(answers: _Answers) -> tuple[np.ndarray, float]:
     """Probabilities at the temperature that the other four folds' predictions fit best, and the
     mean of the five temperatures."""
-    logs = np.log(one.probabilities)
+    logs, fold, labels = answers.logs, answers.one.fold, answers.labels
     calibrated, temperatures = np.empty_like(logs), []
-    for k in np.unique(one.fold):
-        others = one.fold != k
-        temperatures.append(analysis.fit_temperature(one.labels[others], logs[others]))
+    for k in range(5):
+        others = fold != k
+        temperatures.append(analysis.fit_temperature(labels[others], logs[others]))
         calibrated[~others] = np.exp(analysis.apply_temperature(logs[~others], temperatures[-1]))
     return calibrated, float(np.mean(temperatures))
 
@@ -396,13 +445,19 @@ def _rebuild(settings: Settings, outcome: runs.Outcome):
     return model
 
 
-def _look_inside(characters, examples: Examples, settings: Settings, model) -> dict:
+def _with_geometry(model, kernel, bias):
+    from midas_lib.model import add_geometry
+
+    return add_geometry(model, kernel, bias)
+
+
+def _look_inside(examples: Examples, settings: Settings, model) -> dict:
     """Learning-rate range test, and occlusion maps of the first image of some classes."""
     from midas_lib import probe, train
 
     rates, losses = train.rate_test(examples, len(config.CLASS_NAMES), settings)
     chosen = [config.CLASS_NAMES.index(name) for name in OCCLUDED]
-    shown = np.array([np.flatnonzero(characters.labels == c)[0] for c in chosen])
+    shown = np.array([np.flatnonzero(examples.labels == c)[0] for c in chosen])
     return {
         "rates": rates,
         "rate_losses": losses,

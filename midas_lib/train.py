@@ -50,31 +50,13 @@ def learning_rates(training: Training, steps: int) -> np.ndarray:
     return (training.rate * np.where(t < climb, t / climb, fall)).astype(np.float32)
 
 
-def class_likelihood(geometry: np.ndarray, labels: np.ndarray, classes: int):
-    """Each class's Gaussian log-likelihood of the geometry, up to a constant, as a linear layer.
-
-    Class means and one covariance shared by all (linear discriminant analysis, Hastie et al. 2009,
-    section 4.3). geometry: (n, 2). Returns kernel (2, classes) and bias (classes,). Every class
-    must have an example.
-    """
-    means = np.stack([geometry[labels == c].mean(0) for c in range(classes)]).astype(np.float64)
-    residual = geometry - means[labels]
-    precision = np.linalg.inv(residual.T @ residual / len(labels) + 1e-6 * np.eye(2))
-    return (means @ precision).T, -0.5 * ((means @ precision) * means).sum(1)
-
-
 class _Trainer:
     """Network, average and optimizer, and the graph that trains an epoch."""
 
     def __init__(self, examples: Examples, classes: int, settings: Settings):
         self.settings, self.examples = settings, examples
         keras.utils.set_random_seed(settings.seed)
-        size = examples.pictures.shape[1]
-        self.model = build_cnn(classes, size, settings.network)
-        if settings.network.geometry:
-            kernel, bias = class_likelihood(examples.geometry, examples.labels, classes)
-            weight = settings.network.geometry
-            self.model.get_layer("geometry").set_weights([weight * kernel, weight * bias])
+        self.model = build_cnn(classes, examples.pictures.shape[1], settings.network)
         self.average = keras.models.clone_model(self.model)
         self.average.set_weights(self.model.get_weights())
         training = settings.training
@@ -91,9 +73,7 @@ class _Trainer:
             self.rate_factor,
         ]
         self._logits = keras.Model(self.model.inputs, self.model.get_layer("logits").output)
-        self._inputs = [tf.constant(examples.pictures, tf.float32)]
-        if settings.network.geometry:
-            self._inputs.append(tf.constant(examples.geometry, tf.float32))
+        self._pictures = tf.constant(examples.pictures, tf.float32)
         self._targets = tf.one_hot(examples.labels, classes)
         self.train_epoch = tf.function(self._train_epoch)
 
@@ -116,14 +96,14 @@ class _Trainer:
     def _train_step(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         settings = self.settings
         seed = tf.stack([settings.seed * 4, step])
-        pictures, *geometry = [tf.gather(values, rows) for values in self._inputs]
-        batch = [augment.warp(pictures, seed, settings.augmentation), *geometry]
+        pictures = augment.warp(tf.gather(self._pictures, rows), seed, settings.augmentation)
         targets = tf.gather(self._targets, rows)
         if settings.augmentation.mixup:
-            mixed = augment.mixup([*batch, targets], seed + 2, settings.augmentation.mixup)
-            *batch, targets = mixed
+            pictures, targets = augment.mixup(
+                [pictures, targets], seed + 2, settings.augmentation.mixup
+            )
         with tf.GradientTape() as tape:
-            logits = self._logits(batch if len(batch) > 1 else batch[0], training=True)
+            logits = self._logits(pictures, training=True)
             loss = losses.cross_entropy(targets, logits, settings.training.smoothing)
         weights = self.model.trainable_variables
         self.optimizer.apply(tape.gradient(loss, weights), weights)
@@ -137,13 +117,10 @@ class _Trainer:
 
 def predict(model: keras.Model, examples: Examples, batch: int = 256) -> np.ndarray:
     """Class probabilities of examples, float32 (n, classes); no randomness."""
-    inputs = [examples.pictures]
-    if len(model.inputs) > 1:
-        inputs.append(examples.geometry)
-    parts = []
-    for start in range(0, len(examples.labels), batch):
-        chunk = [values[start : start + batch].astype(np.float32) for values in inputs]
-        parts.append(model.predict_on_batch(chunk if len(chunk) > 1 else chunk[0]))
+    parts = [
+        model.predict_on_batch(examples.pictures[start : start + batch].astype(np.float32))
+        for start in range(0, len(examples.labels), batch)
+    ]
     return np.concatenate(parts)
 
 
@@ -172,9 +149,7 @@ def fit(
     """Train a network from random weights.
 
     AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the exponential average of
-    the weights over the steps (Polyak & Juditsky 1992), normalisation statistics included. The
-    layer "geometry" holds `class_likelihood` of the training examples times
-    `settings.network.geometry` from the start and is not trained.
+    the weights over the steps (Polyak & Juditsky 1992), normalisation statistics included.
 
     held_out: measured after every epoch, and used for nothing else. save: called after each epoch
     with a dict of arrays from which, given back as `state`, training goes on to the same result.
