@@ -67,7 +67,7 @@ class Part1Plan:
     """
 
     per_class: int | None = None
-    epochs: int = 40
+    epochs: int = 30
     partitions: int = 5
     ablation_epochs: int = 12
     variants: int | None = None
