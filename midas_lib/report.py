@@ -112,8 +112,10 @@ def _is_standin(results: dict) -> bool:
     return any(archive["source"] == "stand-in" for archive in results.get("data", {}).values())
 
 
-def write_results(results: dict, part: int, arrays: dict | None = None) -> Path:
+def write_results(results: dict, part: int, arrays: dict | None = None, picture=None) -> Path:
     """Write `results/partN.json`, and `arrays` beside it as `.npz`; return the JSON's path.
+
+    `picture`, a Matplotlib figure, becomes `partN.png` beside the page.
 
     The folder is `executed/` for the full profile on the real archives, else
     `executed/<profile>/`. Keys are sorted; numbers that are not finite become null. Call it in a
@@ -128,6 +130,10 @@ def write_results(results: dict, part: int, arrays: dict | None = None) -> Path:
         _replace(npz, buffer.getvalue())
     else:
         npz.unlink(missing_ok=True)
+    if picture is not None:
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+        _replace(path.parent.parent / f"part{part}.png", buffer.getvalue())
     _replace(path, (text + "\n").encode())
     note = {"text/plain": f"Results: {path.relative_to(config.ROOT)}"}
     publish_display_data(note, metadata={RESULTS_KEY: str(path)})

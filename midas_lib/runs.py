@@ -6,14 +6,14 @@ import fcntl
 import io
 import json
 import os
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 
-import joblib
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from midas_lib import config
@@ -79,14 +79,15 @@ def run_all(
     found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
     todo = {name: task for name, task in zip(names, tasks, strict=True) if name not in found}
     if todo:
-        parallel = joblib.Parallel(
-            n_jobs=jobs or os.cpu_count(), return_as="generator_unordered", max_nbytes=None
-        )
-        calls = (joblib.delayed(_work)(name, task, folder, fresh) for name, task in todo.items())
-        progress = tqdm(
-            parallel(calls), total=len(todo), desc="runs", mininterval=20, file=sys.stderr
-        )
-        errors = {name: error for name, error in progress if error}
+        executor = get_reusable_executor(max_workers=jobs or os.cpu_count())
+        try:
+            calls = [executor.submit(_work, name, t, folder, fresh) for name, t in todo.items()]
+            progress = tqdm(as_completed(calls), total=len(calls), desc="runs", mininterval=20)
+            errors = dict(call.result() for call in progress)
+        except BaseException:
+            executor.shutdown(wait=True, kill_workers=True)
+            raise
+        errors = {name: error for name, error in errors.items() if error}
         if errors:
             lines = [f"{name} ({todo[name].settings}): {error}" for name, error in errors.items()]
             raise RuntimeError(f"{len(errors)} of {len(todo)} runs failed: " + "; ".join(lines))
@@ -97,7 +98,7 @@ def run_all(
 
 
 def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | None]:
-    """Do one task in this process, unless another process has done it meanwhile."""
+    """Do one task in a worker process, unless another process has done it meanwhile."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras  # in the worker, so that the parent need not load TensorFlow
 

@@ -17,33 +17,33 @@ STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
 # the picture alone to go by.
 PICTURE_ALONE = "tight crop alone"
 ABLATIONS = {
-    "Preprocessing (chosen: tight crop, place told apart)": {
+    "Preprocessing": {
         PICTURE_ALONE: {},
         "size kept in the picture": {"preprocessing__mode": "scale"},
         "full canvas": {"preprocessing__mode": "canvas"},
     },
-    "Augmentation (chosen: affine)": {
+    "Augmentation": {
         "none": {f"augmentation__{name}": value for name, value in STILL.items()},
         "affine and elastic": {"augmentation__elastic": 0.5},
         "affine and mixup": {"augmentation__mixup": 0.3},
     },
-    "Regularization (chosen: dropout 0.3, smoothing 0.1, averaging)": {
+    "Regularization": {
         "no dropout": {"network__dropout": 0.0},
         "dropout 0.5": {"network__dropout": 0.5},
         "no label smoothing": {"training__smoothing": 0.0},
         "no weight averaging": {"training__averaging": 0.0},
     },
-    "Learning rate (chosen: warm-up and cosine)": {
+    "Learning rate": {
         "constant": {"training__schedule": "constant"},
         "halved on plateau": {"training__schedule": "plateau"},
         "one-cycle": {"training__schedule": "one-cycle"},
     },
-    "Network (chosen: 1, 3 and 3 convolutions, 3x3)": {
+    "Network": {
         "1, 2 and 2 convolutions": {"network__depth": (1, 2, 2)},
         "half as wide": {"network__width": 0.5},
         "kernels 5x5": {"network__kernel": 5},
     },
-    "Input (chosen: 28 pixels)": {
+    "Input size": {
         "20 pixels": {"preprocessing__size": 20},
         "36 pixels": {"preprocessing__size": 36},
     },
@@ -313,7 +313,7 @@ def _part1_summary(
 ) -> tuple[dict, dict]:
     labels, writers = characters.labels, characters.writers
     answers = {name: one.told(geometry) for name, one in passes.items()}
-    for variant in ABLATIONS["Preprocessing (chosen: tight crop, place told apart)"]:
+    for variant in ABLATIONS["Preprocessing"]:
         if f"ablation/{variant}" in passes:
             answers[f"ablation/{variant}"] = passes[f"ablation/{variant}"].plain()
     partitions = [f"cross-validation/{p}" for p in range(1, plan.partitions + 1)]

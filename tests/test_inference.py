@@ -1,0 +1,201 @@
+"""Saved classifiers, and what people point them at."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from midas_lib import inference, model
+from midas_lib.__main__ import main
+from midas_lib.config import CLASS_NAMES, Network, UserError
+
+DESCRIPTION = {
+    "class_names": list(CLASS_NAMES),
+    "settings": {"preprocessing": {"mode": "crop", "size": 12, "margin": 0.1}},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained network with geometry, saved."""
+    keras.utils.set_random_seed(0)
+    network = model.build_cnn(62, 12, Network(width=0.25, depth=(1, 1, 1)))
+    rng = np.random.default_rng(0)
+    network = model.add_geometry(network, rng.normal(size=(2, 62)), np.zeros(62))
+    path = tmp_path_factory.mktemp("checkpoint") / "model.keras"
+    inference.save_classifier(network, path, DESCRIPTION)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoint):
+    return inference.load_classifier(checkpoint)
+
+
+def letter(seed=0, size=(90, 120)):
+    """Some strokes, dark on light."""
+    rng = np.random.default_rng(seed)
+    image = np.full(size, 255, np.uint8)
+    points = rng.integers(15, 75, (4, 2)).astype(np.int32)
+    return cv2.polylines(image, [points], False, 0, 6)
+
+
+def test_saving_and_loading_keeps_the_answers(checkpoint, classifier):
+    network = keras.saving.load_model(checkpoint, safe_mode=True)  # Keras alone will do
+    label, index, probabilities = classifier.predict(letter())
+    assert label == CLASS_NAMES[index]
+    assert index == probabilities.argmax()
+    assert probabilities.shape == (62,)
+    assert probabilities.sum() == pytest.approx(1, rel=1e-5)
+    assert len(network.inputs) == 2
+    assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["model.json", "model.keras"]
+
+
+def test_any_kind_of_picture_gives_one_answer(classifier, tmp_path):
+    gray = letter()
+    colour = np.dstack([gray] * 3)
+    cv2.imwrite(str(tmp_path / "a.png"), gray)
+    cv2.imwrite(str(tmp_path / "b.png"), gray.astype(np.uint16) * 257)
+    Image.fromarray(colour).quantize(4).save(tmp_path / "c.png")
+    Image.fromarray(np.dstack([colour, np.full_like(gray, 255)])).save(tmp_path / "d.png")
+    wanted = classifier.predict(gray)[2]
+    images = [255 - gray, colour, gray / 255, Image.fromarray(gray), tmp_path / "a.png"]
+    images += [str(tmp_path / f"{name}.png") for name in "bcd"]
+    answers = classifier.predict(images)
+    assert len(answers) == len(images)
+    for _, index, probabilities in answers:
+        np.testing.assert_allclose(probabilities, wanted, atol=1e-4)
+        assert index == wanted.argmax()
+
+
+def write_set(folder):
+    """Three letters in the task's layout, one of them unreadable, beside a system file."""
+    for number, seed in ((1, 0), (11, 1)):
+        sample = folder / "train" / f"Sample{number:03}"
+        sample.mkdir(parents=True)
+        cv2.imwrite(str(sample / f"img{number:03}-001.png"), letter(seed))
+    (sample / "img011-002.png").write_bytes(b"no image")
+    (folder / ".DS_Store").write_bytes(b"system")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_a_bad_image_among_good_ones_is_skipped_and_listed(classifier, tmp_path):
+    result = inference.evaluate(classifier, write_set(tmp_path))
+    assert result["n"] == 2
+    (skipped,) = result["skipped"]
+    assert skipped["file"] == "train/Sample011/img011-002.png"
+    assert skipped["reason"].startswith("not a readable image")
+    right = [classifier.predict(letter(seed))[1] == c for seed, c in ((0, 0), (1, 10))]
+    assert result["accuracy"] == np.mean(right)
+    assert {name: one["n"] for name, one in result["per_class"].items()} == {"0": 1, "A": 1}
+    low, high = result["accuracy_interval"]
+    assert low <= result["accuracy"] <= high
+    for key in ("top5_accuracy", "case_merged_accuracy", "ece"):
+        assert 0 <= result[key] <= 1
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_zip_within_a_zip_is_the_same_as_the_folder(classifier, tmp_path):
+    folder = write_set(tmp_path / "set")
+    inner, outer = tmp_path / "inner.zip", tmp_path / "outer.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.write(inner, "given/inner.zip")
+        archive.writestr("__MACOSX/._x.png", b"system")
+    results = [inference.evaluate(classifier, path) for path in (folder, inner, outer)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_folder_named_by_its_character_tells_the_class(classifier, tmp_path):
+    for name in ("a", "7"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "x.png"), letter())
+    cv2.imwrite(str(tmp_path / "stray.png"), letter())
+    result = inference.evaluate(classifier, tmp_path)
+    assert sorted(result["per_class"]) == ["7", "a"]
+    assert result["skipped"] == [{"file": "stray.png", "reason": "lies in no class folder"}]
+
+
+def test_a_flat_folder_gives_predictions_as_csv(checkpoint, classifier, tmp_path, capsys):
+    for seed in range(2):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), letter(seed))
+    result = inference.evaluate(classifier, tmp_path)
+    assert "accuracy" not in result
+    code = main(["evaluate", "--checkpoint", str(checkpoint), "--test", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert lines[0] == "file,label,index,probability"
+    assert [line.split(",")[:2] for line in lines[1:]] == [
+        [one["file"], one["label"]] for one in result["predictions"]
+    ]
+
+
+def test_nothing_readable_at_all_is_a_mistake(classifier, tmp_path):
+    with pytest.raises(UserError, match="holds no readable image"):
+        inference.evaluate(classifier, tmp_path)
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="x.png: not a readable image"):
+        inference.evaluate(classifier, tmp_path)
+    (tmp_path / "page.zip").write_text("<html>")
+    with pytest.raises(UserError, match="page.zip"):
+        inference.evaluate(classifier, tmp_path / "page.zip")
+    with pytest.raises(UserError, match="no such folder or zip"):
+        inference.evaluate(classifier, tmp_path / "nowhere")
+
+
+def test_predict_names_the_file_it_cannot_read(classifier, tmp_path):
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((50, 50), 255, np.uint8))
+    with pytest.raises(UserError, match="blank.png: no ink"):
+        inference.predict_files(classifier, [blank])
+    with pytest.raises(UserError, match="gone.png: no such file"):
+        inference.predict_files(classifier, [tmp_path / "gone.png"])
+
+
+def saved(folder, network, description):
+    inference.save_classifier(network, folder / "model.keras", description)
+    return folder / "model.keras"
+
+
+def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
+    marker = tmp_path / "ran"
+    inputs = keras.Input((12, 12, 1))
+    code = keras.layers.Lambda(lambda x, mark=str(marker): (Path(mark).touch(), x)[1])
+    outputs = keras.layers.Dense(62)(keras.layers.Flatten()(code(inputs)))
+    path = saved(tmp_path, keras.Model(inputs, outputs), DESCRIPTION)
+    marker.unlink()  # it ran while the network was put together
+    with pytest.raises(UserError, match=r"model\.keras: not a checkpoint that can be loaded"):
+        inference.load_classifier(path)
+    assert not marker.exists()
+
+
+def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
+    path = tmp_path / "model.keras"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        inference.load_classifier(path)
+    content = checkpoint.read_bytes()
+    for broken in (b"", b"<html>", content[: len(content) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"model\.keras: not a checkpoint"):
+            inference.load_classifier(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.json: does not describe"):
+        inference.load_classifier(path)
+    for wrong in ("{", "{}", json.dumps({**DESCRIPTION, "settings": {"preprocessing": {"x": 1}}})):
+        path.with_suffix(".json").write_text(wrong)
+        with pytest.raises(UserError, match=r"model\.json: does not describe"):
+            inference.load_classifier(path)
+    path.with_suffix(".json").write_text(json.dumps({**DESCRIPTION, "class_names": ["0", "1"]}))
+    with pytest.raises(UserError, match="shapes"):
+        inference.load_classifier(path)
+    assert main(["predict", "x.png", "--checkpoint", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

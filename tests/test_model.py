@@ -1,0 +1,177 @@
+"""The network: its size, its contract with whoever loads it, and what a transfer copies."""
+
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+from scipy.stats import multivariate_normal
+
+from midas_lib import analysis
+from midas_lib.config import Network
+from midas_lib.model import add_geometry, build_cnn, transfer_backbone
+
+TINY = Network(width=0.25, depth=(1, 2, 1))
+BACKBONE = [
+    f"stage{stage}_conv{i}{suffix}"
+    for stage, i in [(1, 1), (2, 1), (2, 2), (3, 1)]
+    for suffix in ("", "_norm")
+]
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (5, 12, 12, 1)).astype(np.float32)
+
+
+@pytest.fixture
+def geometry():
+    return np.random.default_rng(1).random((5, 2)).astype(np.float32)
+
+
+def build(classes=4, size=12, network=TINY, seed=0):
+    """A tiny network whose normalisation statistics are no longer their initial ones."""
+    keras.utils.set_random_seed(seed)
+    model = build_cnn(classes, size, network)
+    model(np.random.default_rng(seed).uniform(0, 255, (8, size, size, 1)), training=True)
+    return model
+
+
+def with_geometry(model):
+    rng = np.random.default_rng(2)
+    return add_geometry(model, rng.normal(size=(2, 4)), rng.normal(size=4))
+
+
+def test_parameter_count():
+    model = build_cnn(62)
+    convolutions = 5 * 5 * 32 + 9 * (32 * 64 + 2 * 64 * 64) + 9 * (64 * 128 + 2 * 128 * 128)
+    normalisation = 4 * (32 + 3 * 64 + 3 * 128)
+    assert model.count_params() == convolutions + normalisation + 129 * 62 == 472_030
+    full = add_geometry(model, np.zeros((2, 62)), np.zeros(62))
+    assert full.count_params() == 472_030 + 3 * 62 == 472_216 < 1_000_000
+
+
+@pytest.mark.parametrize("size", [12, 20, 28, 35])
+def test_output_is_class_probabilities_for_any_input_side(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 1))
+    probabilities = build(7, size).predict_on_batch(pixels.astype(np.float32))
+    assert probabilities.shape == (3, 7)
+    assert (probabilities > 0).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_input_is_pixel_values_scaled_inside(pictures):
+    model = build()
+    scaled = keras.Model(model.input, model.get_layer("scaling").output)(pictures)
+    np.testing.assert_allclose(scaled, pictures / 255, rtol=1e-6)
+    assert model.get_layer("stage1_conv1").input is model.get_layer("scaling").output
+
+
+def test_settings_shape_the_network():
+    model = build(network=Network(width=0.5, depth=(2, 1, 1), kernel=5))
+    kernels = [w.shape for w in model.weights if w.path.endswith("kernel")]
+    convolutions = [(7, 7, 1, 16), (5, 5, 16, 16), (5, 5, 16, 32), (5, 5, 32, 64)]
+    assert kernels == [*convolutions, (64, 4)]
+
+
+def test_the_random_state_decides_the_first_weights():
+    once, again, other = build(), build(), build(seed=1)
+    for a, b in zip(once.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(once.get_weights()[0], other.get_weights()[0])
+
+
+def test_dropout_drops_in_training_only(pictures):
+    model = build(network=Network(width=0.25, depth=(1, 1, 1), dropout=0.5))
+    features = keras.Model(model.input, model.get_layer("features").output)(pictures)
+    after = keras.Model(model.input, model.get_layer("dropout").output)
+    np.testing.assert_array_equal(after(pictures), features)
+    trained_on = np.asarray(after(pictures, training=True))
+    assert 0.3 < (trained_on == 0).mean() < 0.8
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_saved_network_loads_with_keras_alone(told, pictures, geometry, tmp_path):
+    model, inputs = build(), pictures
+    if told:
+        model, inputs = with_geometry(model), [pictures, geometry]
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path, safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict_on_batch(inputs), model.predict_on_batch(inputs))
+    with zipfile.ZipFile(path) as archive:  # every class in it is one of Keras' own
+        saved = archive.read("config.json").decode()
+    assert "midas_lib" not in saved
+    assert "Lambda" not in saved
+
+
+def test_geometry_adds_its_logits_to_the_pictures(pictures, geometry):
+    model = build()
+    before = model.predict_on_batch(pictures)
+    full = with_geometry(model)
+    kernel, bias = full.get_layer("geometry_logits").get_weights()
+    expected = softmax(np.log(before) + geometry @ kernel + bias, axis=1)
+    probabilities = full.predict_on_batch([pictures, geometry])
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+    np.testing.assert_array_equal(model.predict_on_batch(pictures), before)
+
+
+def test_geometry_by_class_likelihood_is_bayes_rule(pictures, geometry):
+    # Two classes, means (0, 0) and (1, 2); one covariance, diag(1/4, 1), from symmetric examples.
+    steps = np.array([[1, 0], [-1, 0], [0, 2], [0, -2]]) / np.sqrt(2)
+    examples = np.concatenate([steps, steps + np.array([1, 2])])
+    labels = np.repeat([0, 1], 4)
+    covariance = np.diag([0.25, 1.0])
+    model = build(2)
+    full = add_geometry(model, *analysis.class_likelihood(examples, labels, 2))
+    likelihood = np.stack(
+        [multivariate_normal(mean, covariance).pdf(geometry) for mean in ([0, 0], [1, 2])], axis=1
+    )
+    expected = model.predict_on_batch(pictures) * likelihood
+    expected /= expected.sum(1, keepdims=True)
+    probabilities = full.predict_on_batch([pictures, geometry])
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_transfer_copies_the_backbone_and_nothing_else(told):
+    source, target = build(4, seed=0), build(10, 28, seed=1)
+    if told:
+        source = with_geometry(source)
+    head = target.get_layer("logits").get_weights()
+    assert transfer_backbone(source, target) == BACKBONE
+    for name in BACKBONE:
+        ours, theirs = source.get_layer(name).get_weights(), target.get_layer(name).get_weights()
+        assert len(ours) == (4 if name.endswith("_norm") else 1)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for before, after in zip(head, target.get_layer("logits").get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    covered = {w.path for name in [*BACKBONE, "logits"] for w in target.get_layer(name).weights}
+    assert covered == {w.path for w in target.weights}
+
+
+def test_transferred_backbone_computes_the_same_features(pictures):
+    source, target = build(seed=0), build(10, seed=1)
+    transfer_backbone(source, target)
+    ours, theirs = [keras.Model(m.input, m.get_layer("features").output) for m in (source, target)]
+    np.testing.assert_array_equal(ours(pictures), theirs(pictures))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        (Network(width=0.25, depth=(1, 2, 0)), "stage3_conv1"),  # the last of them is missing
+        (Network(width=0.25, depth=(1, 1, 1)), "stage2_conv2"),
+        (Network(width=0.5, depth=(1, 2, 1)), "stage1_conv1"),
+        (Network(width=0.25, depth=(1, 2, 1), kernel=5), "stage1_conv1"),
+    ],
+)
+def test_transfer_refuses_another_shape_and_copies_nothing(network, layer):
+    source, target = build(network=network), build(seed=1)
+    before = target.get_weights()
+    with pytest.raises(ValueError, match=layer):
+        transfer_backbone(source, target)
+    for a, b in zip(before, target.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,125 @@
+"""The run store: names, finished runs, damage, interruption, failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from midas_lib import runs
+from midas_lib.config import Network, Settings, Training, vary
+from midas_lib.data import Examples
+
+SETTINGS = Settings(network=Network(width=0.25, depth=(1, 1, 1)), training=Training(epochs=2))
+
+
+def examples(n=8, seed=0):
+    rng = np.random.default_rng(seed)
+    pictures = rng.integers(0, 256, (n, 12, 12, 1)).astype(np.uint8)
+    return Examples(pictures=pictures, labels=np.arange(n) % 4)
+
+
+def task(seed=0, data=0, **changes):
+    return runs.Task(
+        settings=vary(SETTINGS, seed=seed, **changes),
+        examples=examples(seed=data),
+        held_out=examples(4, 9),
+        classes=4,
+    )
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a.weights, b.weights, strict=True))
+
+
+def test_a_name_tells_settings_data_and_version(monkeypatch):
+    names = {
+        task().name,
+        task(seed=1).name,
+        task(data=1).name,
+        task(training__rate=0.1).name,
+        runs.Task(settings=SETTINGS, examples=examples(), classes=4).name,
+    }
+    assert len(names) == 5
+    assert task().name == task().name
+    before = task().name
+    monkeypatch.setattr(runs, "TRAINING_VERSION", runs.TRAINING_VERSION + 1)
+    assert task().name != before
+
+
+def test_a_finished_run_is_found_again_and_a_damaged_one_done_anew(tmp_path):
+    (first,) = runs.run_all([task()], jobs=1, folder=tmp_path)
+    assert not first.reused
+    assert first.probabilities.shape == first.views.shape == (4, 4)
+    assert {name: len(values) for name, values in first.history.items()} == {
+        "loss": 2, "val_loss": 2, "val_accuracy": 2,
+    }  # fmt: skip
+    (again,) = runs.run_all([task()], jobs=1, folder=tmp_path)
+    assert again.reused
+    assert same(first, again)
+    entry = tmp_path / f"{task().name}.npz"
+    content = bytearray(entry.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.write_bytes(content)
+    (mended,) = runs.run_all([task()], jobs=1, folder=tmp_path)
+    assert not mended.reused
+    assert same(first, mended)
+    assert entry.with_suffix(".damaged").read_bytes() == content
+
+
+def test_results_come_in_the_tasks_order_and_twice_for_a_task_named_twice(tmp_path):
+    tasks = [task(seed=2), task(seed=1), task(seed=2)]
+    together = runs.run_all(tasks, jobs=2, folder=tmp_path)
+    alone = runs.run_all([task(seed=1)], jobs=1, fresh=True, folder=tmp_path / "other")
+    assert same(together[1], alone[0])  # side by side or alone, the same to the last bit
+    assert same(together[0], together[2])
+    assert not same(together[0], together[1])
+
+
+def test_a_run_that_fails_is_told_and_does_not_stop_the_others(tmp_path):
+    bad = runs.Task(settings=SETTINGS, examples=examples(), held_out=examples(4), classes=0)
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed"):
+        runs.run_all([bad, task()], jobs=1, folder=tmp_path)
+    assert runs.run_all([task()], jobs=1, folder=tmp_path)[0].reused
+
+
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+    code = textwrap.dedent(f"""
+        import sys
+        sys.path[:0] = {[os.path.dirname(__file__), os.getcwd()]!r}
+        from pathlib import Path
+        import test_runs
+        slow = test_runs.task(training__epochs=2000)
+        test_runs.runs.run_all([slow], jobs=1, folder=Path({str(tmp_path)!r}))
+    """)
+    long = task(training__epochs=2000)
+    partial = tmp_path / f"{long.name}.part.npz"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not partial.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert partial.exists()
+    assert not (tmp_path / f"{long.name}.npz").exists()
+    state = runs._read(partial)
+    assert 1 <= int(state["epochs"]) < 2000
+    assert len(state["history_loss"]) == int(state["epochs"])
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "entry.npz"
+    runs._write(path, {"a": np.arange(3)})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        runs._write(path, {"a": np.arange(9)})
+    assert runs._read(path)["a"].tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["entry.npz"]

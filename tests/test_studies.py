@@ -1,0 +1,129 @@
+"""Part 1's study: what is compared with what, and that no fold sees its own images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from midas_lib import analysis, data, runs, studies
+from midas_lib.config import Settings, UserError, vary
+
+
+@pytest.fixture
+def inputs(standin):
+    characters = studies.limit(data.load_characters("smoke"), 5)
+    return studies._Inputs(characters)
+
+
+@pytest.fixture
+def plan():
+    return dataclasses.replace(studies.PART1_PLANS["smoke"], partitions=2, variants=None)
+
+
+def rows(pictures):
+    return {picture.tobytes() for picture in pictures}
+
+
+def test_limiting_keeps_every_class_alike(inputs):
+    assert (np.bincount(inputs.characters.labels) == 5).all()
+    assert len(inputs.characters.names) == len(inputs.characters.images) == 62 * 5
+
+
+def test_no_network_is_asked_about_an_image_it_was_trained_on(inputs, plan):
+    passes = studies._part1_passes(inputs, plan, Settings())
+    for name, one in passes.items():
+        asked = np.concatenate([task.held_out.labels for task in one.tasks])
+        assert len(asked) == len(inputs.characters.labels), name
+        for k, task in enumerate(one.tasks):
+            assert not (one.fold[one.trained_on[k]] == k).any()
+            assert len(task.examples.labels) == len(one.trained_on[k])
+            np.testing.assert_array_equal(
+                task.held_out.labels, inputs.characters.labels[one.fold == k]
+            )
+
+
+def test_writer_disjoint_folds_share_no_writer(inputs, plan):
+    one = studies._part1_passes(inputs, plan, Settings())["writer-disjoint/1"]
+    writers = inputs.characters.writers
+    for k in range(5):
+        assert not set(writers[one.trained_on[k]]) & set(writers[one.fold == k])
+
+
+def test_a_size_takes_as_many_of_each_class(inputs, plan):
+    one = studies._part1_passes(inputs, plan, Settings())["size-2/1"]
+    for task in one.tasks:
+        assert (np.bincount(task.examples.labels, minlength=62) == 2).all()
+
+
+def test_the_headlines_partitions_chose_nothing(inputs, plan):
+    passes = studies._part1_passes(inputs, plan, Settings())
+    chosen = passes["ablation/chosen"].fold
+    names = [name for name in passes if name.startswith("cross-validation/")]
+    assert len(names) == 2
+    assert all((passes[name].fold != chosen).any() for name in names)
+    seeds = [task.settings.seed for name in names for task in passes[name].tasks]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_every_ablation_changes_something_and_only_that(inputs, plan):
+    base = Settings()
+    for variants in studies.ABLATIONS.values():
+        for variant, changes in variants.items():
+            changed = vary(base, **changes)
+            assert (changed != base) is (variant != studies.PICTURE_ALONE)
+
+
+class Known:
+    """A pass of five folds whose networks know nothing, on classes told by their geometry."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.labels = np.tile(np.arange(62), 10)
+        self.writers = np.repeat(np.arange(10), 62)
+        self.fold = data.folds(self.labels, 1)
+        where = np.arange(62) / 62
+        self.habits = rng.normal(0, 0.2, (10, 2))
+        noise = rng.normal(0, 1e-4, (620, 2))
+        exact = np.stack([where, where**2], 1)[self.labels]
+        self.geometry = exact + self.habits[self.writers] + noise
+
+    def answers(self, method, *arguments):
+        one = object.__new__(studies._Pass)
+        one.labels, one.fold = self.labels, self.fold
+        one.trained_on = [np.flatnonzero(self.fold != k) for k in range(5)]
+        flat = [np.full(((self.fold == k).sum(), 62), 1 / 62) for k in range(5)]
+        one.take(
+            [
+                runs.Outcome(
+                    history={}, probabilities=p, views=p, weights=[], seconds=0, reused=False
+                )
+                for p in flat
+            ]
+        )
+        return getattr(one, method)(*arguments)
+
+
+def test_taking_out_a_writers_habit_lets_the_geometry_tell_the_class():
+    known = Known()
+    plain = known.answers("told", known.geometry, 1.0)
+    aware = known.answers("told_writers", known.geometry, known.writers)
+    assert aware.correct.mean() > 0.5 > plain.correct.mean() + 0.2
+
+
+def test_a_held_out_label_does_not_reach_its_own_offset():
+    known = Known()
+    fold = known.fold != 0
+    shuffled = known.labels.copy()
+    shuffled[~fold] = np.random.default_rng(1).permutation(shuffled[~fold])
+    before, after = (
+        analysis.remove_writer_offsets(known.geometry, labels, known.writers, fold)
+        for labels in (known.labels, shuffled)
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_seed_count_or_profile_that_does_not_exist_is_named(inputs):
+    with pytest.raises(UserError, match="SEEDS=0"):
+        studies.part1(inputs.characters, "smoke", seeds=0)
+    with pytest.raises(UserError, match="PROFILE=huge"):
+        studies.part1_characters("huge")

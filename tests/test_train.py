@@ -1,0 +1,270 @@
+"""Training: it learns, it repeats bit for bit, and it goes on where it was interrupted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from midas_lib import train
+from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
+from midas_lib.data import Examples
+
+train.set_threads(1)  # while the tests are collected: nothing has run yet
+
+STILL = Augmentation(rotation=0, scale=0, aspect=0, shear=0, shift=0)
+TINY = Network(width=0.25, depth=(1, 1, 1))
+PLAIN = Settings(
+    augmentation=STILL,
+    network=dataclasses.replace(TINY, dropout=0),
+    training=Training(epochs=1, batch=16, smoothing=0),
+)
+# Everything random at once, and a rate so high that the loss stalls.
+BUSY = Settings(
+    augmentation=Augmentation(elastic=0.5, mixup=0.3),
+    network=TINY,
+    training=Training(epochs=40, batch=8, rate=0.3, schedule="plateau"),
+)
+
+
+def pictures(count, size=12, classes=4):
+    """A bright square in one of four corners on speckled paper; the corner is the class."""
+    rng = np.random.default_rng(count)
+    labels = np.arange(count) % classes
+    images = rng.integers(0, 40, (count, size, size, 1))
+    half = size // 2
+    for image, label in zip(images, labels, strict=True):
+        row, column = half * (label // 2), half * (label % 2)
+        image[row + 1 : row + half - 1, column + 1 : column + half - 1] = 220
+    return Examples(pictures=images.astype(np.uint8), labels=labels)
+
+
+def weights_equal(run, other):
+    pairs = zip(run.model.get_weights(), other.model.get_weights(), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """What `uninterrupted` saved, an entry an epoch."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(states):
+    return train.fit(pictures(24), 4, BUSY, pictures(10), save=states.append)
+
+
+# --- learning -----------------------------------------------------------------------------------
+
+
+def test_sixteen_pictures_are_learnt_by_heart():
+    examples = pictures(16)
+    settings = vary(PLAIN, training__epochs=40, training__averaging=0.9, training__rate=1e-2)
+    run = train.fit(examples, 4, settings)
+    assert (train.predict(run.model, examples).argmax(1) == examples.labels).all()
+    assert len(run.history["loss"]) == 40
+    assert run.history["loss"][-1] < 0.1 < run.history["loss"][0]
+    assert run.seconds > 0
+
+
+def test_history_measures_the_returned_network_on_the_held_out(uninterrupted):
+    held_out = pictures(10)
+    probabilities = train.predict(uninterrupted.model, held_out)
+    history = uninterrupted.history
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
+        ("loss", "val_loss", "val_accuracy"), BUSY.training.epochs
+    )
+    assert history["val_accuracy"][-1] == (probabilities.argmax(1) == held_out.labels).mean()
+    of_the_label = probabilities[np.arange(10), held_out.labels]
+    assert history["val_loss"][-1] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-5)
+
+
+def test_result_is_the_average_of_the_weights():
+    # After one step the decay is 1/10: nine tenths of the result are the new weights.
+    settings = vary(PLAIN, training__schedule="constant")
+    changes = [{}, {"training__averaging": 0.0}, {"training__epochs": 0}]
+    runs = [train.fit(pictures(16), 4, vary(settings, **change)) for change in changes]
+    average, last, first = [run.model.get_weights() for run in runs]
+    assert not np.array_equal(first[0], last[0])
+    for a, b, c in zip(first, last, average, strict=True):
+        np.testing.assert_allclose(c, 0.1 * a + 0.9 * b, rtol=1e-5, atol=1e-7)
+
+
+def test_without_averaging_the_result_is_the_last_weights(uninterrupted, states):
+    run = train.fit(pictures(24), 4, vary(BUSY, training__averaging=0.0))
+    assert run.history["loss"] == uninterrupted.history["loss"]
+    assert not weights_equal(run, uninterrupted)
+    saved = list(states[-1].values())
+    for weight in run.model.get_weights():
+        assert any(np.array_equal(weight, array) for array in saved)
+
+
+# --- repeating ----------------------------------------------------------------------------------
+
+
+def test_the_seed_decides_everything_and_the_held_out_nothing(uninterrupted):
+    again = train.fit(pictures(24), 4, BUSY)
+    assert weights_equal(again, uninterrupted)
+    assert again.history == {"loss": uninterrupted.history["loss"]}
+
+
+def test_another_seed_gives_another_result(uninterrupted):
+    other = train.fit(pictures(24), 4, vary(BUSY, seed=1, training__epochs=1))
+    assert other.history["loss"][0] != uninterrupted.history["loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("examples", "change"),
+    [
+        pytest.param(pictures(16), {"training__batch": 8}, id="order"),
+        pytest.param(  # of one picture only, so that its order does not matter
+            pictures(16).take(np.zeros(16, int)), {"augmentation": Augmentation()}, id="warps"
+        ),
+    ],
+)
+def test_every_epoch_has_its_own(examples, change):
+    # At rate 0 the network stays as it is, so that only the batches can change the loss.
+    settings = vary(PLAIN, training__rate=0.0, training__epochs=4, **change)
+    losses = train.fit(examples, 4, settings).history["loss"]
+    assert len(set(np.round(losses, 4))) == 4
+
+
+def test_interrupted_run_goes_on_to_the_same_result(uninterrupted, states):
+    # Interrupted where the schedule has just halved the rate, which must not be forgotten.
+    state = next(s for s in states[:-1] if any(v.shape == () and v == 0.5 for v in s.values()))
+    saved = []
+    run = train.fit(pictures(24), 4, BUSY, pictures(10), state=state, save=saved.append)
+    assert weights_equal(run, uninterrupted)
+    assert run.history == uninterrupted.history
+    assert len(saved) == BUSY.training.epochs - state["epochs"] > 0
+    for name in saved[-1].keys() - {"seconds"}:
+        np.testing.assert_array_equal(saved[-1][name], states[-1][name])
+    assert run.seconds > state["seconds"]
+
+
+def test_finished_run_given_back_is_the_same_run(uninterrupted, states):
+    run = train.fit(pictures(24), 4, BUSY, pictures(10), state=states[-1])
+    assert weights_equal(run, uninterrupted)
+    assert run.history == uninterrupted.history
+
+
+# --- learning rate ------------------------------------------------------------------------------
+
+
+def rates(schedule, steps=20):
+    return train.learning_rates(Training(schedule=schedule, rate=0.5), steps)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_steady_rates(schedule):
+    np.testing.assert_array_equal(rates(schedule), np.full(20, 0.5, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "peak", "first", "halfway_down"),
+    [("cosine", 2, 0.25, 11), ("one-cycle", 6, 0.5 / 6, 13)],
+)
+def test_rates_climb_to_their_peak_and_fall_to_nothing(schedule, peak, first, halfway_down):
+    values = rates(schedule)
+    assert values.dtype == np.float32
+    assert values[0] == pytest.approx(first)
+    assert values.argmax() == peak - 1
+    assert values[peak - 1] == pytest.approx(0.5)
+    assert values[halfway_down - 1] == pytest.approx(0.25)
+    assert values[-1] == 0
+    assert (np.diff(values[:peak]) > 0).all()
+    assert (np.diff(values[peak - 1 :]) < 0).all()
+    # A quarter of the way down a cosine: (1 + cos 45 degrees) / 2 of the peak.
+    down = np.interp(peak + (20 - peak) / 4, np.arange(1, 21), values)
+    assert down == pytest.approx(0.5 * (1 + 0.5**0.5) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("losses", "factor"),
+    [
+        ([3.0], 1),
+        ([3, 2, 2.5, 2.5, 2.5], 1),  # three epochs without a lower loss
+        ([3, 2, 2.5, 2.5, 2.5, 2.5], 0.5),
+        ([3, 2, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5], 0.5),
+        ([3, 2, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5], 0.25),
+        ([3, 2, 2.5, 2.5, 2.5, 1.9, 2, 2, 2], 1),  # the patience starts anew
+    ],
+)
+def test_plateau_halves_the_rate_every_four_epochs_without_a_lower_loss(losses, factor):
+    variable = tf.Variable(1.0)
+    for epoch in range(len(losses)):
+        train._lower_on_plateau(variable, losses[: epoch + 1])
+    assert variable.numpy() == factor
+
+
+def test_rate_test_tries_rising_rates():
+    values, losses = train.rate_test(pictures(16), 4, vary(PLAIN, training__batch=2), 1e-4, 1e2)
+    assert values.shape == losses.shape == (16,)
+    np.testing.assert_allclose(values[[0, 5, 10, 15]], [1e-4, 1e-2, 1, 1e2], rtol=1e-4)
+    assert np.isfinite(losses).all()
+    assert losses[-3:].mean() > losses[:3].mean()
+
+
+# --- prediction ---------------------------------------------------------------------------------
+
+
+def test_prediction_has_no_randomness_and_does_not_depend_on_the_batch(uninterrupted):
+    examples = pictures(10)
+    once = train.predict(uninterrupted.model, examples)
+    assert once.shape == (10, 4)
+    np.testing.assert_array_equal(train.predict(uninterrupted.model, examples), once)
+    np.testing.assert_allclose(train.predict(uninterrupted.model, examples, 3), once, rtol=1e-4)
+
+
+def test_views_without_warps_are_the_plain_prediction(uninterrupted):
+    examples = pictures(10)
+    views = train.predict_views(uninterrupted.model, examples, STILL, views=2)
+    np.testing.assert_allclose(views, train.predict(uninterrupted.model, examples), rtol=1e-5)
+
+
+def test_views_are_the_same_at_every_call(uninterrupted):
+    examples = pictures(10)
+    views = [
+        train.predict_views(uninterrupted.model, examples, Augmentation(), views=2) for _ in "ab"
+    ]
+    np.testing.assert_array_equal(*views)
+    np.testing.assert_allclose(views[0].sum(1), 1, rtol=1e-5)
+    assert not np.allclose(views[0], train.predict(uninterrupted.model, examples))
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_vary_changes_what_is_named_and_nothing_else():
+    changed = vary(Settings(), training__epochs=5, seed=3)
+    assert changed == Settings(training=Training(epochs=5), seed=3)
+    assert Settings() != changed
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"training__epoch": 5}, TypeError),
+        ({"sede": 1}, TypeError),
+        ({"epochs": 5}, TypeError),
+        ({"trainin__epochs": 5}, AttributeError),
+    ],
+)
+def test_misspelt_setting_raises(change, error):
+    misspelt = next(iter(change)).removesuffix("__epochs").removeprefix("training__")
+    with pytest.raises(error, match=f"'{misspelt}'"):
+        vary(Settings(), **change)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Training(schedule="cosin"),
+        lambda: Preprocessing(mode="cosin"),
+        lambda: vary(Settings(), training__schedule="cosin"),
+    ],
+)
+def test_unknown_choice_raises(make):
+    with pytest.raises(ValueError, match="cosin.*choose"):
+        make()
