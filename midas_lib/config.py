@@ -72,8 +72,8 @@ class Augmentation:
     """Random changes to a training picture; each number is the half-width of a uniform range.
 
     rotation: degrees. scale, aspect: log of the factor. shear: slope. shift: share of the side.
-    elastic: standard deviation, in pixels, of a smooth random displacement. mixup: the largest
-    weight of a second picture mixed in.
+    elastic: about the standard deviation, in pixels, of a smooth random displacement. mixup: the
+    largest weight of a second picture mixed in.
     """
 
     rotation: float = 12.0
