@@ -10,7 +10,6 @@ import os
 import re
 import tempfile
 import warnings
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +139,14 @@ def _dataset(archive: sources.Source, class_names: tuple[str, ...], decode) -> I
     )
     try:
         with np.load(cache) as stored:
-            arrays = dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile):  # not there, or damaged: decode again
+            return _filled(archive, class_names, stored)
+    except Exception:  # not there, or damaged, which numpy tells in many ways: decode again
         arrays = decode()
         _save_cache(cache, arrays)
+    return _filled(archive, class_names, arrays)
+
+
+def _filled(archive: sources.Source, class_names: tuple[str, ...], arrays) -> ImageDataset:
     return ImageDataset(
         images=arrays["images"],
         labels=arrays["labels"],
@@ -177,7 +180,8 @@ def read_image(image, name: str = "image") -> np.ndarray:
 
     image: a path, the bytes of an image file, a PIL image, or an array (h, w), (h, w, 1),
     (h, w, 3) or (h, w, 4) of integers, floats in 0-1, or booleans; colours in RGB order. Palette
-    and 16-bit files are read too; transparent pixels count as white paper.
+    and 16-bit files are read too; transparent pixels count as white paper, or as black where the
+    ink would not show on white.
     name: what an error calls it. Raises `UserError` when it cannot be read.
     """
     if isinstance(image, (str, Path)):
@@ -188,7 +192,7 @@ def read_image(image, name: str = "image") -> np.ndarray:
             raise UserError(f"{name}: {error.strerror}; give the path of an image file") from None
     if isinstance(image, bytes):
         return _gray(_decode(image, name), name)
-    if hasattr(image, "convert"):
+    if hasattr(image, "convert") and not image.mode.startswith("I"):  # 16 bits would be clipped
         image = image.convert("RGBA")
     return _gray(np.asarray(image), name)
 
@@ -231,7 +235,8 @@ def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
         gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
         if pixels.shape[2] == 4:
             opacity = pixels[..., 3] / unit
-            gray = gray * opacity + unit * (1 - opacity)
+            on_white = gray * opacity + unit * (1 - opacity)
+            gray = on_white if np.ptp(on_white) > unit / 8 else gray * opacity
             gray = np.rint(gray).astype(np.uint8) if pixels.dtype == np.uint8 else gray
         pixels = gray
     if pixels.dtype != np.uint8:
@@ -240,21 +245,16 @@ def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def scan(image: np.ndarray) -> np.ndarray:
-    """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): padded to 4:3 with its own
-    paper, the glyph in the middle, then resized by area (down) or linearly (up)."""
+    """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): resized, by area (down) or
+    linearly (up), until it fits, and padded with its own paper, the picture in the middle."""
     height, width = image.shape
-    target = SCAN_SHAPE[1] / SCAN_SHAPE[0]
-    if width < target * height:
-        extra = round(target * height) - width
-        padding = ((0, 0), (extra // 2, extra - extra // 2))
-    else:
-        extra = round(width / target) - height
-        padding = ((extra // 2, extra - extra // 2), (0, 0))
-    if extra > 0:
-        image = np.pad(image, padding, constant_values=_paper(image))
-    shrinks = image.shape[0] >= SCAN_SHAPE[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, SCAN_SHAPE[::-1], interpolation=interpolation)
+    scale = min(SCAN_SHAPE[0] / height, SCAN_SHAPE[1] / width)
+    fitted = [max(1, round(side * scale)) for side in (width, height)]
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(image, fitted, interpolation=interpolation)
+    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
+    padding = [(extra // 2, extra - extra // 2) for extra in spare]
+    return np.pad(resized, padding, constant_values=_paper(image))
 
 
 def _paper(image: np.ndarray) -> int:

@@ -32,19 +32,27 @@ class Classifier:
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
 
         image: a path, a PIL image or an array (see `data.read_image`); a list of such gives a list
-        of answers. Raises `UserError` for an image that cannot be read or holds no ink.
+        of answers. Raises `UserError`, naming the image, for one that cannot be read or holds no
+        ink.
         """
-        several = isinstance(image, list | tuple)
-        images = image if several else [image]
-        scans = np.stack([data.scan(data.read_image(one)) for one in images])
-        answers = [
+        if not isinstance(image, list | tuple):
+            return self.predict([image])[0]
+        if not image:
+            return []
+        names = [
+            str(one) if isinstance(one, str | Path) else f"image {i}" for i, one in enumerate(image)
+        ]
+        return self.answers(np.stack([_scan(*one) for one in zip(image, names, strict=True)]))
+
+    def answers(self, scans: np.ndarray) -> list[tuple]:
+        """`(label, index, probabilities)` of each of n >= 1 scans, uint8 (n, 225, 300)."""
+        return [
             (self.class_names[row.argmax()], int(row.argmax()), row)
             for row in self.probabilities(scans)
         ]
-        return answers if several else answers[0]
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 (n, classes), of scans, uint8 (n, 225, 300)."""
+        """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
         inputs = data.preprocess(scans, self.preprocessing)[: len(self.model.inputs)]
         parts = []
         for start in range(0, len(scans), BATCH):
@@ -77,6 +85,8 @@ def load_classifier(path) -> Classifier:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; make part1, or name another .keras file")
+    if path.suffix != ".keras":  # Keras would read it as another format, with other safeguards
+        raise UserError(f"{path}: not a checkpoint, by its name; give a .keras file")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts happen to raise
@@ -88,9 +98,13 @@ def load_classifier(path) -> Classifier:
         class_names = tuple(map(str, description["class_names"]))
         preprocessing = Preprocessing(**description["settings"]["preprocessing"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{notes}: does not describe a checkpoint ({error!r})") from None
-    wanted = (None, preprocessing.size, preprocessing.size, 1), (None, len(class_names))
-    found = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+        raise UserError(
+            f"{notes}: does not describe {path.name} ({error!r}); put the .json saved with it there"
+        ) from None
+    picture, geometry = (None, preprocessing.size, preprocessing.size, 1), (None, 2)
+    inputs = [picture, geometry] if len(model.inputs) > 1 else [picture]
+    wanted = [*inputs, (None, len(class_names))]
+    found = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if found != wanted:
         raise UserError(f"{path}: its shapes {found} are not what {notes.name} says, {wanted}")
     return Classifier(model=model, class_names=class_names, preprocessing=preprocessing)
@@ -101,8 +115,7 @@ def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
 
     Raises `UserError`, naming the file, for the first that cannot be read.
     """
-    scans = [_scan(path.read_bytes() if path.is_file() else None, str(path)) for path in paths]
-    return _answers(classifier, [str(path) for path in paths], np.stack(scans))
+    return _rows(paths, classifier.predict([Path(path) for path in paths]))
 
 
 def evaluate(classifier: Classifier, path) -> dict:
@@ -116,7 +129,7 @@ def evaluate(classifier: Classifier, path) -> dict:
     """
     path = Path(path)
     files, scans, labels, skipped = [], [], [], []
-    for name, content in _contents(path):
+    for name, content in _contents(path, skipped):
         try:
             scans.append(_scan(content, name))
         except UserError as error:
@@ -135,14 +148,11 @@ def evaluate(classifier: Classifier, path) -> dict:
             if labels[i] is None
         ]
         files, scans = [files[i] for i in known], [scans[i] for i in known]
-    probabilities = classifier.probabilities(np.stack(scans))
-    document = {
-        "n": len(files),
-        "predictions": _described(classifier, files, probabilities),
-        "skipped": skipped,
-    }
+    answers = classifier.answers(np.stack(scans))
+    document = {"n": len(files), "predictions": _rows(files, answers), "skipped": skipped}
     if known:
         truth = np.array([labels[i] for i in known])
+        probabilities = np.stack([row for _, _, row in answers])
         document |= _measures(truth, probabilities, classifier.class_names)
     return document
 
@@ -167,27 +177,16 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
     }
 
 
-def _answers(classifier: Classifier, files: list[str], scans: np.ndarray) -> list[dict]:
-    return _described(classifier, files, classifier.probabilities(scans))
-
-
-def _described(classifier: Classifier, files: list[str], probabilities: np.ndarray) -> list[dict]:
+def _rows(files, answers: list[tuple]) -> list[dict]:
     return [
-        {
-            "file": name,
-            "label": classifier.class_names[row.argmax()],
-            "index": int(row.argmax()),
-            "probability": float(row.max()),
-        }
-        for name, row in zip(files, probabilities, strict=True)
+        {"file": str(file), "label": label, "index": index, "probability": float(row.max())}
+        for file, (label, index, row) in zip(files, answers, strict=True)
     ]
 
 
-def _scan(content: bytes | None, name: str) -> np.ndarray:
-    """An image file's scan; `UserError`, naming it, when it is none or holds no ink."""
-    if content is None:
-        raise UserError(f"{name}: no such file; give the path of an image file")
-    scanned = data.scan(data.read_image(content, name))
+def _scan(image, name: str) -> np.ndarray:
+    """An image's scan; `UserError`, naming it, when it cannot be read or holds no ink."""
+    scanned = data.scan(data.read_image(image, name))
     try:
         data.ink(scanned)
     except UserError as error:
@@ -195,37 +194,48 @@ def _scan(content: bytes | None, name: str) -> np.ndarray:
     return scanned
 
 
-def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The images below a folder or in a zip, as (name, bytes), sorted by name."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path).as_posix()
-            if file.is_file() and not _system_file(name):
-                yield from _opened(name, file, 0)
-    elif path.is_file():
-        yield from _opened(path.name, path, 0, archive=True)
-    else:
+def _contents(path: Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
+    """The images below a folder or in a zip, as (name, bytes), sorted by name; what cannot be read
+    is noted in `skipped`."""
+    if path.is_file():
+        yield from _members(path, "", 0, skipped)
+    elif not path.is_dir():
         raise UserError(f"{path}: no such folder or zip")
+    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+        name = file.relative_to(path).as_posix()
+        if file.is_dir() or sources.SYSTEM_FILE.search(name):
+            continue
+        if name.lower().endswith(".zip"):
+            yield from _inner_zip(file, name, 0, skipped)
+        elif name.lower().endswith(IMAGE_ENDINGS):
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                skipped.append({"file": name, "reason": error.strerror})
+            else:
+                yield name, content
 
 
-def _opened(name: str, path: Path, depth: int, archive: bool = False):
-    if not archive and not name.lower().endswith(".zip"):
-        if name.lower().endswith(IMAGE_ENDINGS):
-            yield name, path.read_bytes()
-        return
+def _members(path: Path, prefix: str, depth: int, skipped: list[dict]):
     for member, content in sources.read_members(path):
-        if not member.lower().endswith(".zip"):
-            if member.lower().endswith(IMAGE_ENDINGS):
-                yield member, content
-        elif depth < NESTING:
+        name = prefix + member
+        if name.lower().endswith(IMAGE_ENDINGS):
+            yield name, content
+        elif name.lower().endswith(".zip"):
             with tempfile.TemporaryDirectory() as folder:
-                inner = Path(folder, Path(member).name)
+                inner = Path(folder, "inner.zip")
                 inner.write_bytes(content)
-                yield from _opened(member, inner, depth + 1)
+                yield from _inner_zip(inner, name, depth + 1, skipped)
 
 
-def _system_file(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+def _inner_zip(path: Path, name: str, depth: int, skipped: list[dict]):
+    if depth > NESTING:
+        skipped.append({"file": name, "reason": f"more than {NESTING} zips deep"})
+        return
+    try:
+        yield from _members(path, f"{name}/", depth, skipped)
+    except sources.UnreadableError as error:
+        skipped.append({"file": name, "reason": error.reason})
 
 
 def _label(name: str, class_names: tuple[str, ...]) -> int | None:

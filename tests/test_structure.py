@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "standin": "numpy cv2 config",
     "data": "numpy cv2 sklearn config sources",
     "augment": "tensorflow keras numpy config",
-    "model": "keras config",
+    "model": "keras numpy config",
     "losses": "keras",
     "train": "keras tensorflow numpy config data augment model losses",
     "runs": "joblib tqdm keras numpy config data train",
