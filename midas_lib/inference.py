@@ -199,9 +199,10 @@ def _contents(path: Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
     is noted in `skipped`."""
     if path.is_file():
         yield from _members(path, "", 0, skipped)
-    elif not path.is_dir():
+        return
+    if not path.is_dir():
         raise UserError(f"{path}: no such folder or zip")
-    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+    for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
         if file.is_dir() or sources.SYSTEM_FILE.search(name):
             continue

@@ -1,6 +1,9 @@
 """Loaders, reading of any image, and the preprocessing every network's input takes."""
 
 import errno
+import io
+import itertools
+import zipfile
 
 import cv2
 import numpy as np
@@ -23,33 +26,72 @@ def png(pixels):
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def test_characters_come_with_class_and_writer(standin):
-    characters = data.load_characters("smoke")
-    assert characters.images.shape == (62 * 8, 225, 300)
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A data folder with a trainPart1.zip of its own: two classes by three writers."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("STANDIN", raising=False)
+    with zipfile.ZipFile(tmp_path / "trainPart1.zip", "w") as file:
+        for label, writer in itertools.product((62, 11), (7, 55, 1)):
+            pixels = np.full((90, 120, 3), 255, np.uint8)
+            pixels[20 : 20 + label, 10 : 10 + writer] = 0
+            name = f"train/Sample{label:03}/img{label:03}-{writer:03}.png"
+            file.writestr(name, png(pixels))
+        file.writestr("__MACOSX/train/Sample011/._img011-001.png", b"system")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*not the known content")
+def test_characters_come_with_class_and_writer(archive):
+    characters = data.load_characters()
+    assert characters.images.shape == (6, 225, 300)
     assert characters.images.dtype == np.uint8
-    assert (np.bincount(characters.labels) == 8).all()
-    assert characters.source == "stand-in"
-    for name, label, writer in zip(
-        characters.names, characters.labels, characters.writers, strict=True
-    ):
-        assert name == f"train/Sample{label + 1:03}/img{label + 1:03}-{writer:03}.png"
-    assert list(characters.names) == sorted(characters.names)
+    assert characters.labels.tolist() == [10, 10, 10, 61, 61, 61]
+    assert characters.writers.tolist() == [1, 7, 55] * 2
+    assert characters.names[0] == "train/Sample011/img011-001.png"
+    assert characters.names[-1] == "train/Sample062/img062-055.png"
+    assert characters.class_names[61] == "z"
+    assert characters.source == "unrecognised"
+    # scans are 2.5 times the pictures: the bar of label 62 and writer 55 is 155 by 137.5
+    dark = characters.images[-1] < 128
+    assert (dark.any(1).sum(), dark.any(0).sum()) in {(155, 137), (155, 138)}
 
 
-def test_the_cache_gives_the_same_again_and_a_damaged_one_is_made_anew(standin, monkeypatch):
-    first = data.load_characters("smoke")
-    cache = standin / "cache" / f"characters-{first.digest[:16]}-{data.CACHE_VERSION}.npz"
+@pytest.mark.filterwarnings("ignore:.*not the known content")
+def test_the_cache_gives_the_same_again_and_a_damaged_one_is_made_anew(archive, monkeypatch):
+    first = data.load_characters()
+    (cache,) = (archive / "cache").iterdir()
+    assert first.digest[:16] in cache.name
+    whole = cache.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(data, "scan", None)  # decoding would fail
-        again = data.load_characters("smoke")
+        again = data.load_characters()
     np.testing.assert_array_equal(first.images, again.images)
     assert first.names == again.names
-    content = bytearray(cache.read_bytes())
-    content[len(content) // 2] ^= 255
-    cache.write_bytes(content)
-    np.testing.assert_array_equal(first.images, data.load_characters("smoke").images)
-    cache.write_bytes(content[:1000])
-    np.testing.assert_array_equal(first.images, data.load_characters("smoke").images)
+    directory = whole.rindex(b"PK\5\6")
+    damages = {f"cut to {n}": whole[:n] for n in (0, 1, 1000, len(whole) - 1)}
+    for i in (8, 40, 60, len(whole) // 2, directory - 1, directory + 8, directory + 12):
+        damages[f"byte {i}"] = whole[:i] + bytes([whole[i] ^ 255]) + whole[i + 1 :]
+    # a directory that says it is one entry shorter, so that the last array is missing
+    shorter = whole[directory + 8] - 1
+    damages["array missing"] = (
+        whole[: directory + 8] + bytes([shorter, 0, shorter, 0]) + whole[directory + 12 :]
+    )
+    for damage, content in damages.items():
+        cache.write_bytes(content)
+        found = data.load_characters()
+        np.testing.assert_array_equal(found.images, first.images, err_msg=damage)
+        np.testing.assert_array_equal(found.writers, first.writers, err_msg=damage)
+        assert found.names == first.names, damage
+
+
+@pytest.mark.filterwarnings("ignore:.*not the known content")
+def test_an_image_of_the_archive_that_cannot_be_decoded_is_named(archive):
+    with zipfile.ZipFile(archive / "trainPart1.zip", "a") as file:
+        file.writestr("train/Sample001/img001-001.png", b"no image")
+    with pytest.raises(UserError, match=r"img001-001\.png: not a readable image"):
+        data.load_characters()
+    assert not list(archive.glob("cache/*"))
 
 
 def test_without_room_for_the_cache_the_data_are_there_all_the_same(standin, monkeypatch):
@@ -139,6 +181,13 @@ def test_a_small_or_narrow_picture_is_padded_with_its_own_paper():
     assert rows[-1] == pytest.approx(70 / 90 * 225, abs=2)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (900_000, 2), (2, 900_000), (900, 1200)])
+def test_any_shape_can_be_scanned(shape):
+    scan = data.scan(np.full(shape, 77, np.uint8))  # padded to 4:3 first, it would take a terabyte
+    assert scan.shape == data.SCAN_SHAPE
+    assert (scan == 77).all()
+
+
 def test_every_kind_of_file_reads_alike():
     gray = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
     colour = np.dstack([gray] * 3)
@@ -152,8 +201,11 @@ def test_every_kind_of_file_reads_alike():
     for name, content in files.items():
         np.testing.assert_allclose(data.read_image(content).astype(int), gray, atol=1, err_msg=name)
     arrays = [gray, gray[..., None], colour, gray / 255, gray.astype(np.uint16) * 257, palette]
+    arrays += [gray.astype(np.int64), Image.fromarray(gray), Image.fromarray(colour)]
+    arrays += [Image.open(io.BytesIO(content)) for content in files.values()]
     for image in arrays:
         np.testing.assert_allclose(data.read_image(image).astype(int), gray, atol=2)
+    np.testing.assert_array_equal(data.read_image(gray > 127), np.where(gray > 127, 255, 0))
 
 
 def test_transparent_pixels_are_white_paper():
@@ -162,6 +214,10 @@ def test_transparent_pixels_are_white_paper():
     gray = data.read_image(png(pixels))
     assert (gray[3:6, 3:6] == 0).all()
     assert gray.sum() == 255 * (100 - 9)
+    pixels[..., :3] = 255  # white ink, which white paper would hide
+    gray = data.read_image(png(pixels))
+    assert (gray[3:6, 3:6] == 255).all()
+    assert gray.sum() == 255 * 9
 
 
 def test_colours_are_red_green_blue():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from midas_lib import inference, model
+from midas_lib import data, inference, model
 from midas_lib.__main__ import main
-from midas_lib.config import CLASS_NAMES, Network, UserError
+from midas_lib.config import CLASS_NAMES, Network, Preprocessing, UserError
 
 DESCRIPTION = {
     "class_names": list(CLASS_NAMES),
@@ -56,6 +56,22 @@ def test_saving_and_loading_keeps_the_answers(checkpoint, classifier):
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["model.json", "model.keras"]
 
 
+def test_no_images_and_many_images_have_as_many_answers(classifier, monkeypatch):
+    assert classifier.predict([]) == []
+    wanted = [classifier.predict(letter(seed))[2] for seed in range(3)]
+    monkeypatch.setattr(inference, "BATCH", 2)
+    answers = classifier.predict([letter(seed) for seed in range(3)])
+    np.testing.assert_allclose([row for _, _, row in answers], wanted, atol=1e-6)
+
+
+def test_a_network_without_geometry_takes_the_picture_alone(tmp_path):
+    network = model.build_cnn(62, 12, Network(width=0.25, depth=(1, 1, 1)))
+    alone = inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
+    picture, _ = data.preprocess(data.scan(letter())[None], alone.preprocessing)
+    wanted = network.predict_on_batch(picture.astype(np.float32))[0]
+    np.testing.assert_allclose(alone.predict(letter())[2], wanted, atol=1e-6)
+
+
 def test_any_kind_of_picture_gives_one_answer(classifier, tmp_path):
     gray = letter()
     colour = np.dstack([gray] * 3)
@@ -63,14 +79,19 @@ def test_any_kind_of_picture_gives_one_answer(classifier, tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), gray.astype(np.uint16) * 257)
     Image.fromarray(colour).quantize(4).save(tmp_path / "c.png")
     Image.fromarray(np.dstack([colour, np.full_like(gray, 255)])).save(tmp_path / "d.png")
+    Image.fromarray(np.dstack([gray, np.full_like(gray, 255)])).save(tmp_path / "e.png")  # LA
+    white_ink_on_nothing = np.dstack([np.full_like(colour, 255), 255 - gray])
+    Image.fromarray(white_ink_on_nothing).save(tmp_path / "f.png")
     wanted = classifier.predict(gray)[2]
     images = [255 - gray, colour, gray / 255, Image.fromarray(gray), tmp_path / "a.png"]
-    images += [str(tmp_path / f"{name}.png") for name in "bcd"]
+    images += [str(tmp_path / f"{name}.png") for name in "bcdef"]
     answers = classifier.predict(images)
     assert len(answers) == len(images)
     for _, index, probabilities in answers:
         np.testing.assert_allclose(probabilities, wanted, atol=1e-4)
         assert index == wanted.argmax()
+    large = cv2.resize(gray, (1200, 900), interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_allclose(classifier.predict(large)[2], wanted, atol=1e-3)
 
 
 def write_set(folder):
@@ -112,7 +133,81 @@ def test_a_zip_within_a_zip_is_the_same_as_the_folder(classifier, tmp_path):
         archive.write(inner, "given/inner.zip")
         archive.writestr("__MACOSX/._x.png", b"system")
     results = [inference.evaluate(classifier, path) for path in (folder, inner, outer)]
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
+    inside = json.dumps(results[2])
+    assert inside.count("given/inner.zip/") == 3
+    assert json.loads(inside.replace("given/inner.zip/", "")) == results[0]
+
+
+def test_what_cannot_be_opened_is_skipped_and_named_by_where_it_lies(classifier, tmp_path):
+    folder = write_set(tmp_path / "set")
+    (folder / "train" / "Sample001" / "gone.png").symlink_to("nowhere.png")
+    (folder / "cut.zip").write_bytes(b"PK")
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("inner/cut.zip", b"PK")
+        archive.write(folder / "train" / "Sample001" / "img001-001.png", "Sample002/x.png")
+    result = inference.evaluate(classifier, folder)
+    reasons = {one["file"]: one["reason"] for one in result["skipped"]}
+    assert "not a zip archive" in reasons.pop("cut.zip")
+    assert "not a zip archive" in reasons.pop("more.zip/inner/cut.zip")
+    assert reasons.pop("train/Sample001/gone.png") == "No such file or directory"
+    assert list(reasons) == ["train/Sample011/img011-002.png"]
+    assert {name: one["n"] for name, one in result["per_class"].items()} == {"0": 1, "1": 1, "A": 1}
+
+
+def test_zips_are_opened_three_deep_and_no_deeper(classifier, tmp_path):
+    content = cv2.imencode(".png", letter())[1].tobytes()
+    path, name = tmp_path / "test.zip", "Sample001/x.png"
+    for depth in range(5):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+        if depth == 3:
+            assert inference.evaluate(classifier, path)["n"] == 1
+        content, name = path.read_bytes(), "z.zip"
+    with pytest.raises(UserError, match="z.zip: more than 3 zips deep"):
+        inference.evaluate(classifier, path)
+
+
+class Told:
+    """A network that gives the rows it is made with, whatever it is shown."""
+
+    inputs = (None,)
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def predict_on_batch(self, pictures):
+        assert len(pictures) == len(self.rows)
+        return np.array(self.rows, np.float32)
+
+
+def test_the_measures_are_the_ones_worked_out_by_hand(tmp_path):
+    names = ("0", "A", "a", "B", "b", "C", "c")
+    for number in (1, 2, 3, 5):
+        (tmp_path / f"Sample{number:03}").mkdir()
+        cv2.imwrite(str(tmp_path / f"Sample{number:03}" / "x.png"), letter())
+    told = Told(
+        [
+            [0.70, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05],  # 0: right
+            [0.02, 0.20, 0.70, 0.02, 0.02, 0.02, 0.02],  # A taken for a
+            [0.02, 0.02, 0.90, 0.02, 0.02, 0.01, 0.01],  # a: right
+            [0.70, 0.06, 0.06, 0.06, 0.01, 0.06, 0.05],  # b taken for 0, and the last of all
+        ]
+    )
+    classifier = inference.Classifier(
+        model=told, class_names=names, preprocessing=Preprocessing(size=12)
+    )
+    result = inference.evaluate(classifier, tmp_path)
+    assert result["n"] == 4
+    assert result["accuracy"] == 0.5
+    assert result["accuracy_interval"] == pytest.approx([0.1500, 0.8500], abs=1e-4)  # Wilson
+    assert result["top5_accuracy"] == 0.75
+    assert result["case_merged_accuracy"] == 0.75
+    # 3 of confidence 0.7, 1 right, and 1 of 0.9, right: |1/3 - 0.7| * 3/4 + 0.1 / 4
+    assert result["ece"] == pytest.approx(0.3, abs=1e-6)
+    hits = {name: one["accuracy"] for name, one in result["per_class"].items()}
+    assert hits == {"0": 1, "A": 0, "a": 1, "b": 0}
+    assert [one["label"] for one in result["predictions"]] == ["0", "a", "a", "0"]
 
 
 def test_a_folder_named_by_its_character_tells_the_class(classifier, tmp_path):
@@ -137,6 +232,11 @@ def test_a_flat_folder_gives_predictions_as_csv(checkpoint, classifier, tmp_path
     assert [line.split(",")[:2] for line in lines[1:]] == [
         [one["file"], one["label"]] for one in result["predictions"]
     ]
+    table = tmp_path / "answers.csv"
+    arguments = ["--checkpoint", str(checkpoint), "--test", str(tmp_path), "--csv", str(table)]
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert table.read_text().splitlines() == lines
 
 
 def test_nothing_readable_at_all_is_a_mistake(classifier, tmp_path):
@@ -157,8 +257,10 @@ def test_predict_names_the_file_it_cannot_read(classifier, tmp_path):
     cv2.imwrite(str(blank), np.full((50, 50), 255, np.uint8))
     with pytest.raises(UserError, match="blank.png: no ink"):
         inference.predict_files(classifier, [blank])
-    with pytest.raises(UserError, match="gone.png: no such file"):
+    with pytest.raises(UserError, match="gone.png: No such file"):
         inference.predict_files(classifier, [tmp_path / "gone.png"])
+    with pytest.raises(UserError, match="image 1: no ink"):
+        classifier.predict([letter(), np.zeros((9, 9))])
 
 
 def saved(folder, network, description):
@@ -176,6 +278,23 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"model\.keras: not a checkpoint that can be loaded"):
         inference.load_classifier(path)
     assert not marker.exists()
+
+
+def test_a_checkpoint_with_inputs_of_another_kind_is_refused(tmp_path):
+    picture, place = keras.Input((12, 12, 1)), keras.Input((3,))
+    both = keras.layers.Concatenate()([keras.layers.Flatten()(picture), place])
+    network = keras.Model([picture, place], keras.layers.Dense(62)(both))
+    with pytest.raises(UserError, match=r"model\.keras: its shapes"):
+        inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
+
+
+def test_saving_that_fails_leaves_the_old_checkpoint_as_it_was(checkpoint, classifier, tmp_path):
+    path = saved(tmp_path, classifier.model, DESCRIPTION)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        saved(tmp_path, classifier.model, {"class_names": {1, 2}})  # a set is not JSON
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert inference.load_classifier(path).class_names == CLASS_NAMES
 
 
 def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
@@ -197,5 +316,9 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
     path.with_suffix(".json").write_text(json.dumps({**DESCRIPTION, "class_names": ["0", "1"]}))
     with pytest.raises(UserError, match="shapes"):
         inference.load_classifier(path)
+    legacy = tmp_path / "model.h5"
+    legacy.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.h5: not a checkpoint"):
+        inference.load_classifier(legacy)
     assert main(["predict", "x.png", "--checkpoint", str(path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
