@@ -94,9 +94,8 @@ PART1_PLANS = {
     "standard": Part1Plan(epochs=15, partitions=1, ablation_epochs=6, variants=1, sizes=(10,)),
     "full": Part1Plan(
         left_out=(
-            "affine and mixup", "no dropout", "dropout 0.5", "no label smoothing",
-            "no weight averaging", "constant", "halved on plateau", "one-cycle",
-            "1, 2 and 2 convolutions", "half as wide", "kernels 5x5", "20 pixels", "36 pixels",
+            "affine and mixup", "dropout 0.5", "constant", "halved on plateau", "half as wide",
+            "kernels 5x5", "20 pixels", "36 pixels",
         ),
     ),
 }  # fmt: skip
