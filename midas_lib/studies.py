@@ -390,9 +390,7 @@ def _part1_summary(
         "arms": arms,
         "over_writers": {name: over_writers(hit) for name, hit in hits.items()},
         "differences": {
-            name: against(
-                hits[name], first.correct if "disjoint" in name else hits["cross-validation"]
-            )
+            name: against(hits[name], hits["cross-validation"])
             for name in hits
             if name != "cross-validation"
         },
