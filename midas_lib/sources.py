@@ -462,7 +462,7 @@ def _open_zip(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInf
                 archive,
                 [e for e in entries if not e.is_dir() and not SYSTEM_FILE.search(e.filename)],
             )
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise UnreadableError(path, _what_it_is(path, "zip archive", error)) from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read ({error.strerror})") from None

@@ -172,6 +172,8 @@ def part1(
     over (default: the profile's). jobs, fresh: as in `runs.run_all`. Raises `UserError` for a
     profile or a number of seeds that does not exist.
     """
+    from midas_lib.model import add_geometry  # loads TensorFlow
+
     plan = PART1_PLANS[config.check_profile(profile)]
     if seeds is not None:
         if seeds < 1:
@@ -199,8 +201,7 @@ def part1(
     kernel, bias = analysis.class_likelihood(
         inputs.geometry(settings), characters.labels, len(config.CLASS_NAMES)
     )
-    weighted = GEOMETRY_WEIGHT * kernel, GEOMETRY_WEIGHT * bias
-    model = _with_geometry(picture_model, *weighted)
+    model = add_geometry(picture_model, GEOMETRY_WEIGHT * kernel, GEOMETRY_WEIGHT * bias)
     return Part1(results=results, arrays=arrays, model=model, settings=settings)
 
 
@@ -455,12 +456,6 @@ def _rebuild(settings: Settings, outcome: runs.Outcome):
     model = build_cnn(len(config.CLASS_NAMES), size, settings.network)
     model.set_weights(outcome.weights)
     return model
-
-
-def _with_geometry(model, kernel, bias):
-    from midas_lib.model import add_geometry
-
-    return add_geometry(model, kernel, bias)
 
 
 def _look_inside(examples: Examples, settings: Settings, model) -> dict:
