@@ -55,7 +55,9 @@ class Preprocessing:
 
     mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
     every side, to the input's square; "scale" centres the glyph and keeps its size; "canvas" keeps
-    size and place. size: the input's side in pixels.
+    size and place; "mnist" brings the bounding box to 20 of 28 parts of the square and the ink's
+    centre of mass to its centre, as MNIST was made (LeCun et al. 1998, section III-A).
+    size: the input's side in pixels.
     """
 
     mode: str = "crop"
@@ -63,8 +65,8 @@ class Preprocessing:
     margin: float = 0.1
 
     def __post_init__(self):
-        if self.mode not in ("crop", "scale", "canvas"):
-            raise ValueError(f"mode {self.mode!r}: choose crop, scale or canvas")
+        if self.mode not in ("crop", "scale", "canvas", "mnist"):
+            raise ValueError(f"mode {self.mode!r}: choose crop, scale, canvas or mnist")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ class Augmentation:
     """Random changes to a training picture; each number is the half-width of a uniform range.
 
     rotation: degrees. scale, aspect: log of the factor. shear: slope. shift: share of the side.
-    elastic: about the standard deviation, in pixels, of a smooth random displacement. mixup: the
+    elastic: about the standard deviation, in pixels, of a smooth random displacement. thickness:
+    up to which share strokes go towards the picture dilated, or eroded, by one pixel. mixup: the
     largest weight of a second picture mixed in.
     """
 
@@ -82,6 +85,7 @@ class Augmentation:
     shear: float = 0.2
     shift: float = 0.08
     elastic: float = 0.0
+    thickness: float = 0.0
     mixup: float = 0.0
 
 
@@ -90,8 +94,7 @@ class Network:
     """Shape of the convolutional network, see `model.build_cnn`.
 
     width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each
-    stage. kernel: side of all kernels but the first, which is 2 larger. dropout: share dropped
-    before the last layer.
+    stage. kernel: side of all kernels. dropout: share dropped before the last layer.
     """
 
     width: float = 1.0
@@ -107,7 +110,8 @@ class Training:
     epochs: passes over the training images. batch: images per step. rate: the learning rate's
     peak. schedule: "constant", "plateau", "cosine" or "one-cycle". weight_decay: AdamW's.
     smoothing: share of the target spread over all classes. averaging: decay, per step, of the
-    running average of the weights that is the result; 0 takes the last weights.
+    running average of the weights that is the result; 0 takes the last weights. checks: how many
+    times the held-out examples are measured in the first epoch, and in each later one.
     """
 
     epochs: int = 30
@@ -117,10 +121,27 @@ class Training:
     weight_decay: float = 1e-2
     smoothing: float = 0.1
     averaging: float = 0.995
+    checks: tuple[int, int] = (1, 1)
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What a training that begins with another network's weights takes over.
+
+    layers: convolutions, counted from the input; None takes all. head: whether the last layer is
+    taken over too, as far as the classes are the same. frozen: whether what was copied stays as it
+    is. rate_decay: factor on a layer's learning rate for each layer that it lies below the last
+    one (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
+    """
+
+    layers: int | None = None
+    head: bool = True
+    frozen: bool = False
+    rate_decay: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +153,7 @@ class Settings:
     augmentation: Augmentation = field(default_factory=Augmentation)
     network: Network = field(default_factory=Network)
     training: Training = field(default_factory=Training)
+    transfer: Transfer = field(default_factory=Transfer)
     seed: int = 0
     threads: int = 1
 

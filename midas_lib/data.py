@@ -305,6 +305,13 @@ def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, 
         centre, side = ((left + right) / 2, (top + bottom) / 2), float(SCAN_SHAPE[1])
         if settings.mode == "crop":
             side = max(bottom - top, right - left) * (1 + 2 * settings.margin)
+        elif settings.mode == "mnist":
+            mass = bright[top:bottom, left:right].astype(float)
+            centre = (
+                left + mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum(),
+                top + mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum(),
+            )
+            side = max(bottom - top, right - left) * 28 / 20
         elif settings.mode == "scale":
             side = 190.0  # the largest glyph still fits, all but its outermost pixels
         else:

@@ -12,10 +12,9 @@ STAGES = (32, 64, 128)
 def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> keras.Model:
     """A compact CNN from pixel values 0-255 of shape (n, size, size, 1) to class probabilities.
 
-    A strided 5x5 convolution, then three stages of 3x3 convolutions with batch normalisation
-    (Ioffe & Szegedy 2015) and ReLU, at a half, a half and a quarter of the input's side; global
-    average pooling (Lin et al. 2014), dropout, and a linear layer. Stage 2's convolutions follow
-    stage 1's without another halving, as early downsampling already made them cheap.
+    Three stages of 3x3 convolutions (Simonyan & Zisserman 2015) with batch normalisation (Ioffe &
+    Szegedy 2015) and ReLU, at the whole, a half and a quarter of the input's side; global average
+    pooling (Lin et al. 2014), dropout, and a linear layer.
 
     The layer "logits" gives what goes into the softmax. Weights start from Keras' global random
     state (`keras.utils.set_random_seed`).
@@ -24,16 +23,14 @@ def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> k
     picture = keras.Input((size, size, 1), name="picture")
     x = layers.Rescaling(1 / 255, name="scaling")(picture)
     for stage, (channels, depth) in enumerate(zip(STAGES, network.depth, strict=True), start=1):
-        if stage == 3:
-            x = layers.MaxPooling2D(name="pool")(x)
+        if stage > 1:
+            x = layers.MaxPooling2D(name=f"pool{stage - 1}")(x)
         channels = 8 * round(channels * network.width / 8)
         for i in range(1, depth + 1):
-            first = stage == 1 and i == 1
             name = f"stage{stage}_conv{i}"
             x = layers.Conv2D(
                 channels,
-                network.kernel + 2 if first else network.kernel,
-                strides=2 if first else 1,
+                network.kernel,
                 padding="same",
                 use_bias=False,
                 kernel_initializer="he_normal",
@@ -58,15 +55,22 @@ def add_geometry(model: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> ke
     return keras.Model([model.input, place], layers.Softmax(name="probabilities")(total))
 
 
-def transfer_backbone(source: keras.Model, target: keras.Model) -> list[str]:
-    """Copy every convolution and its normalisation from `source` into `target`.
+def transfer_backbone(
+    source: keras.Model, target: keras.Model, layers: int | None = None
+) -> list[str]:
+    """Copy the first `layers` convolutions (None: all), each with its normalisation, from `source`
+    into `target`.
 
-    Returns the names of the layers copied, in order. Raises `ValueError` when the two networks
-    differ in a convolution's name or shape, before anything is copied.
+    Returns the names of the layers copied, in order. Raises `ValueError`, before anything is
+    copied, when the two networks differ in such a convolution's name or shape, or have fewer.
     """
     names = [
         layer.name for layer in target.layers if layer.name.startswith("stage") and layer.weights
     ]
+    if layers is not None:
+        if 2 * layers > len(names):
+            raise ValueError(f"{layers} layers to copy: the network has {len(names) // 2}")
+        names = names[: 2 * layers]
     ours = {layer.name: layer for layer in source.layers}
     for name in names:
         wanted = [w.shape for w in target.get_layer(name).weights]
@@ -75,3 +79,16 @@ def transfer_backbone(source: keras.Model, target: keras.Model) -> list[str]:
     for name in names:
         target.get_layer(name).set_weights(ours[name].get_weights())
     return names
+
+
+def transfer_head(source: keras.Model, target: keras.Model) -> None:
+    """Copy the last layer's columns of the target's classes, which are the source's first ones.
+
+    Raises `ValueError` when the source has fewer classes, or other features.
+    """
+    kernel, bias = source.get_layer("logits").get_weights()
+    head = target.get_layer("logits")
+    features, classes = head.kernel.shape
+    if len(bias) < classes or len(kernel) != features:
+        raise ValueError("layer logits: the source has fewer classes, or other features")
+    head.set_weights([kernel[:, :classes], bias[:classes]])

@@ -21,27 +21,37 @@ from midas_lib.config import Settings
 from midas_lib.data import Examples, array_digest
 
 # Raise by one whenever the same settings and data would train to another result than before.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training to be done: `train.fit` on `examples`, then a prediction of `held_out`."""
+    """One training to be done: `train.fit` on `examples`, then predictions.
+
+    held_out, start: as in `train.fit`. views: whether `held_out` is also predicted with test-time
+    augmentation. tests: examples, by name, that the finished network alone gets to see.
+    """
 
     settings: Settings
     examples: Examples
     classes: int
     held_out: Examples | None = None
+    start: tuple[np.ndarray, ...] | None = None
+    views: bool = False
+    tests: dict[str, Examples] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What the run is filed under: 24 hex digits of its settings', data's and
         `TRAINING_VERSION`'s digest."""
-        sets = [self.examples] if self.held_out is None else [self.examples, self.held_out]
+        held_out = [] if self.held_out is None else [self.held_out]
         content = {
             "settings": dataclasses.asdict(self.settings),
             "classes": self.classes,
-            "data": [array_digest(s.pictures, s.labels) for s in sets],
+            "data": [array_digest(s.pictures, s.labels) for s in [self.examples, *held_out]],
+            "start": None if self.start is None else array_digest(*self.start),
+            "views": self.views,
+            "tests": {n: array_digest(s.pictures, s.labels) for n, s in self.tests.items()},
             "version": TRAINING_VERSION,
         }
         return config.digest(content)[:24]
@@ -52,13 +62,15 @@ class Outcome:
     """What a finished run left.
 
     history: as `train.Run`. probabilities: of the held-out examples, float32 (n, classes), or None;
-    views: the same with test-time augmentation. weights: the network's, in Keras' order. seconds:
-    training time. reused: whether it was found in the store.
+    views: the same with test-time augmentation. tests: probabilities by the tests' names. weights:
+    the network's, in Keras' order. seconds: training time. reused: whether it was found in the
+    store.
     """
 
     history: dict[str, np.ndarray]
     probabilities: np.ndarray | None
     views: np.ndarray | None
+    tests: dict[str, np.ndarray]
     weights: list[np.ndarray]
     seconds: float
     reused: bool
@@ -116,6 +128,7 @@ def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | 
                 task.classes,
                 task.settings,
                 task.held_out,
+                task.start,
                 state=None if fresh else _read(partial),
                 save=lambda state: _write(partial, state),
             )
@@ -123,9 +136,12 @@ def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | 
             arrays |= {f"weight_{i}": w for i, w in enumerate(run.model.get_weights())}
             if task.held_out is not None:
                 arrays["probabilities"] = train.predict(run.model, task.held_out)
+            if task.views:
                 arrays["views"] = train.predict_views(
                     run.model, task.held_out, task.settings.augmentation
                 )
+            for test, examples in task.tests.items():
+                arrays[f"test_{test}"] = train.predict(run.model, examples)
             arrays["seconds"] = np.array(run.seconds)
             arrays["settings"] = np.array(json.dumps(dataclasses.asdict(task.settings)))
             _write(finished, arrays)
@@ -140,11 +156,15 @@ def _load(path: Path) -> Outcome | None:
     if arrays is None:
         return None
     count = sum(key.startswith("weight_") for key in arrays)
-    prefix = "history_"
+
+    def group(prefix):
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
     return Outcome(
-        history={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+        history=group("history_"),
         probabilities=arrays.get("probabilities"),
         views=arrays.get("views"),
+        tests=group("test_"),
         weights=[arrays[f"weight_{i}"] for i in range(count)],
         seconds=float(arrays["seconds"]),
         reused=True,

@@ -139,6 +139,7 @@ class _Inputs:
             examples=examples.take(train),
             held_out=examples.take(held_out),
             classes=len(config.CLASS_NAMES),
+            views=True,
         )
 
 
@@ -182,9 +183,6 @@ def part1(
     inputs = _Inputs(characters)
     settings = vary(Settings(), training__epochs=plan.epochs, **plan.changes)
     passes = _part1_passes(inputs, plan, settings)
-    final = runs.Task(
-        settings=settings, examples=inputs.examples(settings), classes=len(config.CLASS_NAMES)
-    )
     everything = inputs.examples(settings)
     final = runs.Task(settings=settings, examples=everything, classes=len(config.CLASS_NAMES))
     tasks = [task for one in passes.values() for task in one.tasks]

@@ -1,6 +1,7 @@
 """Training: one network, one set of settings, one result that repeats bit for bit."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -11,17 +12,18 @@ import tensorflow as tf
 from midas_lib import augment, losses
 from midas_lib.config import Augmentation, Settings, Training
 from midas_lib.data import Examples
-from midas_lib.model import build_cnn
+from midas_lib.model import build_cnn, transfer_backbone, transfer_head
 
 WARMUP = 0.1  # share of the steps in which cosine and one-cycle climb to their peak
-PLATEAU_PATIENCE = 4  # epochs without a lower training loss before the rate is halved
+PLATEAU_PATIENCE = 4  # checks without a lower training loss before the rate is halved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished training. model: the averaged network. history: one list a metric, an entry an
-    epoch ("loss" in training, "val_loss" and "val_accuracy" of the averaged network on the
-    held-out examples, natural-log units and shares). seconds: wall time of the training loop."""
+    """A finished training. model: the averaged network. history: one list a metric, an entry a
+    check ("step": steps done; "loss" in training and "gradient_norm", means over the steps since
+    the last check; "val_loss" and "val_accuracy" of the averaged network on the held-out examples,
+    natural-log units and shares). seconds: wall time of the training loop."""
 
     model: keras.Model
     history: dict[str, list[float]]
@@ -53,10 +55,18 @@ def learning_rates(training: Training, steps: int) -> np.ndarray:
 class _Trainer:
     """Network, average and optimizer, and the graph that trains an epoch."""
 
-    def __init__(self, examples: Examples, classes: int, settings: Settings):
+    def __init__(
+        self,
+        examples: Examples,
+        classes: int,
+        settings: Settings,
+        start: list[np.ndarray] | None = None,
+    ):
         self.settings, self.examples = settings, examples
         keras.utils.set_random_seed(settings.seed)
         self.model = build_cnn(classes, examples.pictures.shape[1], settings.network)
+        if start is not None:
+            _take_over(start, self.model, settings)
         self.average = keras.models.clone_model(self.model)
         self.average.set_weights(self.model.get_weights())
         training = settings.training
@@ -75,7 +85,15 @@ class _Trainer:
         self._logits = keras.Model(self.model.inputs, self.model.get_layer("logits").output)
         self._pictures = tf.constant(examples.pictures, tf.float32)
         self._targets = tf.one_hot(examples.labels, classes)
-        self.train_epoch = tf.function(self._train_epoch)
+        batch = min(training.batch, len(examples.labels))
+        self.train_steps = tf.function(
+            self._train_steps,
+            input_signature=[
+                tf.TensorSpec([None, batch], tf.int32),
+                tf.TensorSpec([None], tf.float32),
+                tf.TensorSpec([], tf.int32),
+            ],
+        )
 
     def order(self, epoch: int) -> tf.Tensor:
         """The epoch's order of the examples, whole batches only: int32 (steps, batch)."""
@@ -84,13 +102,13 @@ class _Trainer:
         order = rng.permutation(len(self.examples.labels))[: self.steps * batch]
         return tf.constant(order.reshape(self.steps, batch), tf.int32)
 
-    def _train_epoch(self, order: tf.Tensor, rates: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
-        """Train on the rows of `order`, each at its rate; returns the losses, (steps,)."""
+    def _train_steps(self, order: tf.Tensor, rates: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
+        """Train on the rows of `order`, each at its rate; returns each step's loss and gradient
+        norm, (steps, 2)."""
         result = tf.TensorArray(tf.float32, size=tf.shape(order)[0])
         for step in tf.range(tf.shape(order)[0]):
             self.optimizer.learning_rate.assign(rates[step] * self.rate_factor)
-            loss = self._train_step(order[step], first_step + step)
-            result = result.write(step, loss)
+            result = result.write(step, self._train_step(order[step], first_step + step))
         return result.stack()
 
     def _train_step(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -106,13 +124,38 @@ class _Trainer:
             logits = self._logits(pictures, training=True)
             loss = losses.cross_entropy(targets, logits, settings.training.smoothing)
         weights = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        gradients = tape.gradient(loss, weights)
+        before = [tf.identity(w) for w in weights] if settings.transfer.rate_decay != 1 else []
+        self.optimizer.apply(gradients, weights)
+        for old, now, share in zip(before, weights, self._rate_shares(), strict=False):
+            now.assign(old + share * (now - old))
         # Early on, the average forgets faster than its decay says: it starts at random weights.
         t = tf.cast(step, tf.float32)
         decay = tf.minimum(settings.training.averaging, (1 + t) / (10 + t))
         for mean, now in zip(self.average.weights, self.model.weights, strict=True):
-            mean.assign(decay * mean + (1 - decay) * now)
-        return loss
+            mean.assign_add((1 - decay) * (now - mean))
+        return tf.stack([loss, tf.linalg.global_norm(gradients)])
+
+    def _rate_shares(self) -> list[float]:
+        """Each trainable variable's share of the learning rate."""
+        layers = [
+            v.path.split("/")[0].removesuffix("_norm") for v in self.model.trainable_variables
+        ]
+        names = list(dict.fromkeys(layers))
+        decay = self.settings.transfer.rate_decay
+        return [decay ** (len(names) - 1 - names.index(layer)) for layer in layers]
+
+
+def _take_over(start: list[np.ndarray], model: keras.Model, settings: Settings) -> None:
+    """Copy what `settings.transfer` says from a network of this shape with the weights `start`."""
+    source = build_cnn(len(start[-1]), model.input.shape[1], settings.network)
+    source.set_weights(start)
+    copied = transfer_backbone(source, model, settings.transfer.layers)
+    if settings.transfer.head:
+        transfer_head(source, model)
+    if settings.transfer.frozen:
+        for name in copied:
+            model.get_layer(name).trainable = False
 
 
 def predict(model: keras.Model, examples: Examples, batch: int = 256) -> np.ndarray:
@@ -143,20 +186,23 @@ def fit(
     classes: int,
     settings: Settings,
     held_out: Examples | None = None,
+    start: list[np.ndarray] | None = None,
     state: dict | None = None,
     save: Callable[[dict], None] | None = None,
 ) -> Run:
-    """Train a network from random weights.
+    """Train a network, from random weights unless there is a `start`.
 
     AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the exponential average of
     the weights over the steps (Polyak & Juditsky 1992), normalisation statistics included.
 
-    held_out: measured after every epoch, and used for nothing else. save: called after each epoch
-    with a dict of arrays from which, given back as `state`, training goes on to the same result.
+    held_out: measured at every check, and used for nothing else. start: the weights of a network
+    of the same shape, in Keras' order, of which `settings.transfer` is taken over; its classes
+    begin with this one's if its head is. save: called after each epoch with a dict of arrays from
+    which, given back as `state`, training goes on to the same result.
     """
-    trainer = _Trainer(examples, classes, settings)
+    trainer = _Trainer(examples, classes, settings, start)
     training = settings.training
-    history = {"loss": []}
+    history = {"step": [], "loss": [], "gradient_norm": []}
     if held_out is not None:
         history |= {"val_loss": [], "val_accuracy": []}
     done, seconds = 0, 0.0
@@ -168,21 +214,22 @@ def fit(
     rates = learning_rates(training, trainer.steps * training.epochs)
     begin = time.perf_counter() - seconds
     for epoch in range(done, training.epochs):
-        first = epoch * trainer.steps
-        losses_ = trainer.train_epoch(
-            trainer.order(epoch),
-            tf.constant(rates[first : first + trainer.steps]),
-            tf.constant(first),
-        )
-        history["loss"].append(float(np.mean(losses_)))
-        if held_out is not None:
-            probabilities = predict(trainer.average, held_out)
-            right = probabilities[np.arange(len(held_out.labels)), held_out.labels]
-            history["val_loss"].append(float(-np.log(np.maximum(right, 1e-12)).mean()))
-            hits = probabilities.argmax(1) == held_out.labels
-            history["val_accuracy"].append(float(hits.mean()))
-        if training.schedule == "plateau":
-            _lower_on_plateau(trainer.rate_factor, history["loss"])
+        order = trainer.order(epoch)
+        checks = min(training.checks[epoch > 0], trainer.steps)
+        bounds = np.linspace(0, trainer.steps, checks + 1).round().astype(int)
+        for low, high in itertools.pairwise(bounds):
+            first, last = epoch * trainer.steps + low, epoch * trainer.steps + high
+            measured = trainer.train_steps(
+                order[low:high], tf.constant(rates[first:last]), tf.constant(first, tf.int32)
+            )
+            loss, norm = np.mean(measured, axis=0)
+            values = {"step": last, "loss": loss, "gradient_norm": norm}
+            if held_out is not None:
+                values |= _measure(trainer.average, held_out)
+            for name, value in values.items():
+                history[name].append(float(value))
+            if training.schedule == "plateau":
+                _lower_on_plateau(trainer.rate_factor, history["loss"])
         seconds = time.perf_counter() - begin
         if save is not None:
             arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(trainer.variables)}
@@ -190,6 +237,15 @@ def fit(
             save({"epochs": np.array(epoch + 1), "seconds": np.array(seconds), **arrays})
     final = trainer.average if training.averaging else trainer.model
     return Run(model=final, history=history, seconds=seconds)
+
+
+def _measure(model: keras.Model, held_out: Examples) -> dict[str, float]:
+    probabilities = predict(model, held_out)
+    right = probabilities[np.arange(len(held_out.labels)), held_out.labels]
+    return {
+        "val_loss": -np.log(np.maximum(right, 1e-12)).mean(),
+        "val_accuracy": (probabilities.argmax(1) == held_out.labels).mean(),
+    }
 
 
 def _lower_on_plateau(factor: tf.Variable, losses_: list[float]) -> None:
@@ -209,4 +265,4 @@ def rate_test(
     trainer = _Trainer(examples, classes, settings)
     order = tf.concat([trainer.order(epoch) for epoch in range(2)], 0)
     rates = np.geomspace(low, high, len(order)).astype(np.float32)
-    return rates, trainer.train_epoch(order, tf.constant(rates), tf.constant(0)).numpy()
+    return rates, trainer.train_steps(order, tf.constant(rates), tf.constant(0)).numpy()[:, 0]

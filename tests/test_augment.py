@@ -131,6 +131,30 @@ def test_what_comes_in_from_outside_is_black_paper():
     assert (corners == 0).mean() > 0.5
 
 
+def test_thickening_dilates_eroding_erodes_and_halves_mix():
+    picture = np.zeros((1, 7, 7, 1), np.float32)
+    picture[0, 2:5, 2:5] = 200  # a square of 3x3: dilated 5x5, eroded its centre alone
+    both = np.repeat(picture, 4, 0)
+    amounts = np.array([1, -1, 0, 0.5], np.float32).reshape(4, 1, 1, 1)
+    thick, thin, same, half = augment.thicken(tf.constant(both), tf.constant(amounts)).numpy()
+    assert thick.sum() == 25 * 200
+    assert thick[1:6, 1:6].min() == 200
+    assert thin.sum() == thin[3, 3, 0] == 200
+    np.testing.assert_array_equal(same, picture[0])
+    assert half[1, 1, 0] == 100
+    assert half[3, 3, 0] == 200
+
+
+def test_thickness_is_drawn_for_each_picture_within_its_range():
+    bar = np.zeros((COUNT, SIZE, SIZE, 1), np.float32)
+    bar[:, 10:20, 10:20] = 1  # 100 pixels, 144 dilated, 64 eroded
+    settings = dataclasses.replace(STILL, thickness=0.5)
+    areas = warp(bar, settings).sum((1, 2, 3))
+    assert 82 <= areas.min() < 86
+    assert 116 < areas.max() <= 122
+    assert len(np.unique(areas.round(3))) > COUNT // 2
+
+
 def test_mixup_mixes_each_row_with_the_mirrored_one():
     pictures = tf.constant([[0.0, 8.0], [100.0, 100.0], [40.0, 0.0]])
     targets = tf.eye(3)

@@ -143,6 +143,19 @@ def test_a_crop_does_not_depend_on_place_and_the_canvas_does(page):
         Preprocessing(mode="tight")
 
 
+def test_mnist_mode_gives_a_20_pixel_box_round_the_centre_of_mass(page):
+    glyph = np.full_like(page, 255)
+    glyph[50:170, 60:100] = 0  # an L, 120 high: an upright bar of 40 and a foot of 20 more rows
+    glyph[150:170, 100:160] = 0
+    pictures, _ = data.preprocess(glyph[None], Preprocessing(mode="mnist"))
+    picture = pictures[0, ..., 0].astype(float)
+    rows, columns = ((picture > 127).any(axis).sum() for axis in (1, 0))
+    assert (rows, columns) == (20, round(20 * 100 / 120))
+    along = np.arange(28) + 0.5
+    for axis in (0, 1):
+        assert picture.sum(axis) @ along / picture.sum() == pytest.approx(14, abs=0.1)
+
+
 def test_light_on_dark_is_the_same_as_dark_on_light(page):
     for dark, light in ((page, 255 - page), (page, 100 + page // 4)):
         both = [data.preprocess(scan[None], Preprocessing()) for scan in (dark, light)]

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 from midas_lib import analysis
 from midas_lib.config import Network
-from midas_lib.model import add_geometry, build_cnn, transfer_backbone
+from midas_lib.model import add_geometry, build_cnn, transfer_backbone, transfer_head
 
 TINY = Network(width=0.25, depth=(1, 2, 1))
 BACKBONE = [
@@ -45,11 +45,11 @@ def with_geometry(model):
 
 def test_parameter_count():
     model = build_cnn(62)
-    convolutions = 5 * 5 * 32 + 9 * (32 * 64 + 2 * 64 * 64) + 9 * (64 * 128 + 2 * 128 * 128)
+    convolutions = 9 * 32 + 9 * (32 * 64 + 2 * 64 * 64) + 9 * (64 * 128 + 2 * 128 * 128)
     normalisation = 4 * (32 + 3 * 64 + 3 * 128)
-    assert model.count_params() == convolutions + normalisation + 129 * 62 == 472_030
+    assert model.count_params() == convolutions + normalisation + 129 * 62 == 471_518
     full = add_geometry(model, np.zeros((2, 62)), np.zeros(62))
-    assert full.count_params() == 472_030 + 3 * 62 == 472_216 < 1_000_000
+    assert full.count_params() == 471_518 + 3 * 62 == 471_704 < 1_000_000
 
 
 @pytest.mark.parametrize("size", [12, 20, 28, 35])
@@ -71,7 +71,7 @@ def test_input_is_pixel_values_scaled_inside(pictures):
 def test_settings_shape_the_network():
     model = build(network=Network(width=0.5, depth=(2, 1, 1), kernel=5))
     kernels = [w.shape for w in model.weights if w.path.endswith("kernel")]
-    convolutions = [(7, 7, 1, 16), (5, 5, 16, 16), (5, 5, 16, 32), (5, 5, 32, 64)]
+    convolutions = [(5, 5, 1, 16), (5, 5, 16, 16), (5, 5, 16, 32), (5, 5, 32, 64)]
     assert kernels == [*convolutions, (64, 4)]
 
 
@@ -175,3 +175,22 @@ def test_transfer_refuses_another_shape_and_copies_nothing(network, layer):
         transfer_backbone(source, target)
     for a, b in zip(before, target.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_transfer_of_some_layers_starts_at_the_input():
+    source, target = build(seed=0), build(seed=1)
+    before = target.get_layer("stage2_conv2").get_weights()[0]
+    assert transfer_backbone(source, target, 2) == BACKBONE[:4]
+    np.testing.assert_array_equal(target.get_layer("stage2_conv2").get_weights()[0], before)
+    with pytest.raises(ValueError, match="5 layers to copy: the network has 4"):
+        transfer_backbone(source, target, 5)
+
+
+def test_transferred_head_answers_as_the_source_does_among_the_shared_classes(pictures):
+    source, target = build(6, seed=0), build(4, seed=1)
+    transfer_backbone(source, target)
+    transfer_head(source, target)
+    ours, theirs = [keras.Model(m.input, m.get_layer("logits").output) for m in (target, source)]
+    np.testing.assert_allclose(ours(pictures), theirs(pictures)[:, :4], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="fewer classes"):
+        transfer_head(target, source)

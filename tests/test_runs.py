@@ -1,5 +1,6 @@
 """The run store: names, finished runs, damage, interruption, failure."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ def task(seed=0, data=0, **changes):
         examples=examples(seed=data),
         held_out=examples(4, 9),
         classes=4,
+        views=True,
     )
 
 
@@ -43,8 +45,12 @@ def test_a_name_tells_settings_data_and_version(monkeypatch):
         task(data=1).name,
         task(training__rate=0.1).name,
         runs.Task(settings=SETTINGS, examples=examples(), classes=4).name,
+        dataclasses.replace(task(), start=(np.zeros(3), np.ones(2))).name,
+        dataclasses.replace(task(), start=(np.zeros(3), np.zeros(2))).name,
+        dataclasses.replace(task(), tests={"test": examples(4)}).name,
+        dataclasses.replace(task(), tests={"other": examples(4)}).name,
     }
-    assert len(names) == 5
+    assert len(names) == 9
     assert task().name == task().name
     before = task().name
     monkeypatch.setattr(runs, "TRAINING_VERSION", runs.TRAINING_VERSION + 1)
@@ -56,7 +62,7 @@ def test_a_finished_run_is_found_again_and_a_damaged_one_done_anew(tmp_path):
     assert not first.reused
     assert first.probabilities.shape == first.views.shape == (4, 4)
     assert {name: len(values) for name, values in first.history.items()} == {
-        "loss": 2, "val_loss": 2, "val_accuracy": 2,
+        "step": 2, "loss": 2, "gradient_norm": 2, "val_loss": 2, "val_accuracy": 2,
     }  # fmt: skip
     (again,) = runs.run_all([task()], jobs=1, folder=tmp_path)
     assert again.reused
@@ -78,6 +84,19 @@ def test_results_come_in_the_tasks_order_and_twice_for_a_task_named_twice(tmp_pa
     assert same(together[1], alone[0])  # side by side or alone, the same to the last bit
     assert same(together[0], together[2])
     assert not same(together[0], together[1])
+
+
+def test_a_run_begins_at_its_start_and_ends_at_its_tests(tmp_path):
+    (first,) = runs.run_all([task()], jobs=1, folder=tmp_path)
+    still = dataclasses.replace(
+        task(seed=1, training__epochs=0),
+        start=tuple(first.weights),
+        tests={"held out": examples(4, 9), "others": examples(6, 3)},
+    )
+    (again,) = runs.run_all([still], jobs=1, folder=tmp_path)
+    assert same(first, again)
+    np.testing.assert_array_equal(again.tests["held out"], first.probabilities)
+    assert again.tests["others"].shape == (6, 4)
 
 
 def test_a_run_that_fails_is_told_and_does_not_stop_the_others(tmp_path):

@@ -73,8 +73,9 @@ def test_history_measures_the_returned_network_on_the_held_out(uninterrupted):
     probabilities = train.predict(uninterrupted.model, held_out)
     history = uninterrupted.history
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("loss", "val_loss", "val_accuracy"), BUSY.training.epochs
+        ("step", "loss", "gradient_norm", "val_loss", "val_accuracy"), BUSY.training.epochs
     )
+    assert history["step"] == [3 * (epoch + 1) for epoch in range(BUSY.training.epochs)]
     assert history["val_accuracy"][-1] == (probabilities.argmax(1) == held_out.labels).mean()
     of_the_label = probabilities[np.arange(10), held_out.labels]
     assert history["val_loss"][-1] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-5)
@@ -106,7 +107,9 @@ def test_without_averaging_the_result_is_the_last_weights(uninterrupted, states)
 def test_the_seed_decides_everything_and_the_held_out_nothing(uninterrupted):
     again = train.fit(pictures(24), 4, BUSY)
     assert weights_equal(again, uninterrupted)
-    assert again.history == {"loss": uninterrupted.history["loss"]}
+    for metric in ("step", "loss", "gradient_norm"):
+        assert again.history.pop(metric) == uninterrupted.history[metric]
+    assert again.history == {}
 
 
 def test_another_seed_gives_another_result(uninterrupted):
@@ -147,6 +150,77 @@ def test_finished_run_given_back_is_the_same_run(uninterrupted, states):
     run = train.fit(pictures(24), 4, BUSY, pictures(10), state=states[-1])
     assert weights_equal(run, uninterrupted)
     assert run.history == uninterrupted.history
+
+
+# --- checks and starts --------------------------------------------------------------------------
+
+
+def test_checks_divide_an_epoch_and_change_nothing_else():
+    once, often = (
+        train.fit(pictures(56), 4, vary(PLAIN, training__checks=checks, training__epochs=3))
+        for checks in [(1, 1), (3, 2)]
+    )
+    assert weights_equal(once, often)
+    assert once.history["step"] == [3, 6, 9]
+    assert often.history["step"] == [1, 2, 3, 5, 6, 8, 9]  # of 3 steps an epoch; 1.5 rounds to 2
+    first, of_three = once.history["loss"][0], often.history["loss"][:3]
+    assert first == pytest.approx(np.mean(of_three), rel=1e-5)
+    norms = often.history["gradient_norm"]
+    assert once.history["gradient_norm"][0] == pytest.approx(np.mean(norms[:3]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """The weights of a trained network of six classes."""
+    examples = pictures(24)
+    return train.fit(examples, 6, vary(PLAIN, training__epochs=2)).model.get_weights()
+
+
+def start_of(source, **changes):
+    """A network of four classes, as it is before its first step."""
+    settings = vary(PLAIN, **{"seed": 7, "training__epochs": 0, **changes})
+    return train.fit(pictures(16), 4, settings, start=source).model.get_weights()
+
+
+def test_a_start_is_taken_over_with_the_head_of_the_shared_classes(source):
+    *backbone, kernel, bias = start_of(source)
+    for ours, theirs in zip(backbone, source[:-2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(kernel, source[-2][:, :4])
+    np.testing.assert_array_equal(bias, source[-1][:4])
+
+
+def test_a_start_takes_over_no_more_layers_than_asked_for(source):
+    weights = start_of(source, transfer__layers=1, transfer__head=False)
+    fresh = start_of(None)
+    for i, (ours, theirs, random) in enumerate(zip(weights[:-2], source[:-2], fresh, strict=False)):
+        np.testing.assert_array_equal(ours, theirs if i < 5 else random)  # one kernel, four norms
+    for ours, random in zip(weights[-2:], fresh[-2:], strict=True):
+        np.testing.assert_array_equal(ours, random)
+
+
+def test_frozen_layers_stay_and_the_others_learn(source):
+    settings = vary(PLAIN, transfer__frozen=True, transfer__layers=2, transfer__head=False)
+    weights = train.fit(pictures(16), 4, settings, start=source).model.get_weights()
+    for ours, theirs in zip(weights[:10], source[:10], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    before = start_of(source, transfer__layers=2, transfer__head=False, seed=PLAIN.seed)
+    assert not np.array_equal(weights[10], before[10])
+    assert not np.array_equal(weights[-2], before[-2])
+
+
+def test_rates_fall_from_layer_to_layer_towards_the_input(source):
+    one_step = {"training__schedule": "constant", "training__averaging": 0.0}
+    start = start_of(source)
+    plain, slowed = (
+        train.fit(pictures(16), 4, vary(PLAIN, **one_step, **change), start=source)
+        for change in [{}, {"transfer__rate_decay": 0.5}]
+    )
+    # The kernels of the three convolutions, and of the head: three, two, one and no layer down.
+    for i, share in [(0, 1 / 8), (5, 1 / 4), (10, 1 / 2), (15, 1)]:
+        full = plain.model.get_weights()[i] - start[i]
+        slow = slowed.model.get_weights()[i] - start[i]
+        np.testing.assert_allclose(slow, share * full, rtol=1e-3, atol=1e-7)
 
 
 # --- learning rate ------------------------------------------------------------------------------
