@@ -200,7 +200,8 @@ def test_a_start_takes_over_no_more_layers_than_asked_for(source):
 
 
 def test_frozen_layers_stay_and_the_others_learn(source):
-    settings = vary(PLAIN, transfer__frozen=True, transfer__layers=2, transfer__head=False)
+    steady = vary(PLAIN, training__schedule="constant")
+    settings = vary(steady, transfer__frozen=True, transfer__layers=2, transfer__head=False)
     weights = train.fit(pictures(16), 4, settings, start=source).model.get_weights()
     for ours, theirs in zip(weights[:10], source[:10], strict=True):
         np.testing.assert_array_equal(ours, theirs)
