@@ -1,4 +1,4 @@
-"""What each part runs: the grids of settings, seeds and sizes, and what comes out of them."""
+"""Part 1: cross-validate, ablate and train the network that reads 62 handwritten characters."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from midas_lib.config import Settings, UserError, vary
 from midas_lib.data import Examples, ImageDataset
 
 CURVES = ("loss", "val_loss", "val_accuracy")
-# Partition 0 compared the settings below, so the headline's partitions start at 1.
-CHOOSING_PARTITION = 0
+# The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
+CHOOSING_PARTITIONS = (0, 1001, 1002)
 STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
 # One change at a time from `Settings()`: group -> variant -> change. Those of preprocessing have
 # the picture alone to go by.
@@ -57,13 +57,13 @@ AWARE_WEIGHT = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part1Plan:
+class Plan:
     """How much of part 1's study a profile runs.
 
     per_class: images of each class used, None for all. epochs: of the main arms. partitions: 5-fold
-    partitions of the headline. ablation_epochs: of the ablations, each one 5-fold pass.
-    variants: how many of each group of ablations, None for all. left_out: variants that did not fit
-    the profile's time; the report lists them. sizes: training images per class compared. changes:
+    partitions of the headline. ablation_epochs: of the ablations, each a 5-fold pass.
+    ablation_partitions: passes of those that the first pass leaves open. variants: how many of each
+    group of ablations, None for all. sizes: training images per class compared. changes:
     on top of the default settings.
     """
 
@@ -71,8 +71,8 @@ class Part1Plan:
     epochs: int = 30
     partitions: int = 5
     ablation_epochs: int = 12
+    ablation_partitions: int = len(CHOOSING_PARTITIONS)
     variants: int | None = None
-    left_out: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (5, 10, 20)
     changes: dict = dataclasses.field(default_factory=dict)
 
@@ -82,27 +82,23 @@ class Part1Plan:
             (group, variant, variants[variant])
             for group, variants in ABLATIONS.items()
             for variant in list(variants)[: self.variants]
-            if variant not in self.left_out
         ]
 
 
-PART1_PLANS = {
-    "smoke": Part1Plan(
-        per_class=5, epochs=2, partitions=1, ablation_epochs=1, variants=1, sizes=(2,),
-        changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
+PLANS = {
+    "smoke": Plan(
+        per_class=5, epochs=2, partitions=1, ablation_epochs=1, ablation_partitions=1, variants=1,
+        sizes=(2,), changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
-    "standard": Part1Plan(epochs=15, partitions=1, ablation_epochs=6, variants=1, sizes=(10,)),
-    "full": Part1Plan(
-        left_out=(
-            "affine and mixup", "dropout 0.5", "constant", "halved on plateau", "half as wide",
-            "kernels 5x5", "20 pixels", "36 pixels",
-        ),
+    "standard": Plan(
+        epochs=15, partitions=1, ablation_epochs=6, ablation_partitions=1, variants=1, sizes=(10,)
     ),
+    "full": Plan(),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part1:
+class Study:
     """Part 1's study. results: what the results file holds beside its provenance. arrays: for the
     file beside it. model: the network trained on everything. settings: the ones it was trained
     with."""
@@ -159,57 +155,62 @@ def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
     )
 
 
-def part1(
+def run(
     characters: ImageDataset,
     profile: str,
     *,
     seeds: int | None = None,
     jobs: int | None = None,
     fresh: bool = False,
-) -> Part1:
-    """Cross-validate, ablate and train part 1's network as `PART1_PLANS[profile]` says.
+) -> Study:
+    """Cross-validate, ablate and train part 1's network as `PLANS[profile]` says.
 
-    characters: as from `part1_characters`. seeds: how many 5-fold partitions the headline averages
+    characters: as from `load`. seeds: how many 5-fold partitions the headline averages
     over (default: the profile's). jobs, fresh: as in `runs.run_all`. Raises `UserError` for a
     profile or a number of seeds that does not exist.
     """
     from midas_lib.model import add_geometry  # loads TensorFlow
 
-    plan = PART1_PLANS[config.check_profile(profile)]
+    plan = PLANS[config.check_profile(profile)]
     if seeds is not None:
         if seeds < 1:
             raise UserError(f"SEEDS={seeds}: give 1 or more")
         plan = dataclasses.replace(plan, partitions=seeds)
     inputs = _Inputs(characters)
     settings = vary(Settings(), training__epochs=plan.epochs, **plan.changes)
-    passes = _part1_passes(inputs, plan, settings)
-    everything = inputs.examples(settings)
+    everything, geometry = inputs.examples(settings), inputs.geometry(settings)
     final = runs.Task(settings=settings, examples=everything, classes=len(config.CLASS_NAMES))
-    tasks = [task for one in passes.values() for task in one.tasks]
-    *outcomes, last = runs.run_all([*tasks, final], jobs=jobs, fresh=fresh)
-    waiting = iter(outcomes)
-    for one in passes.values():
-        one.take([next(waiting) for _ in one.tasks])
-    results, arrays = _part1_summary(characters, inputs.geometry(settings), plan, passes)
+    (last,) = outcomes = runs.run_all([final], jobs=jobs, fresh=fresh)
+    first, *more = CHOOSING_PARTITIONS[: plan.ablation_partitions]
+    passes = _passes(inputs, plan, settings) | _ablations(inputs, plan, settings, first)
+    outcomes += _train(passes, jobs, fresh)
+    undecided = [
+        row["variant"]
+        for row in _ablation_rows(characters, plan, _answers(characters, geometry, passes))
+        if row["low"] <= 0 <= row["high"]
+    ]
+    repeated = {}
+    for p in more:
+        repeated |= _ablations(inputs, plan, settings, p, undecided)
+    outcomes += _train(repeated, jobs, fresh)
+    results, arrays = _summary(characters, geometry, plan, passes | repeated)
     results["final_training_seconds"] = last.seconds
-    results["reused_runs"] = sum(o.reused for o in [*outcomes, last])
-    results["runs"] = len(outcomes) + 1
+    results["reused_runs"] = sum(o.reused for o in outcomes)
+    results["runs"] = len(outcomes)
     picture_model = _rebuild(settings, last)
     arrays |= _look_inside(everything, settings, picture_model)
-    kernel, bias = analysis.class_likelihood(
-        inputs.geometry(settings), characters.labels, len(config.CLASS_NAMES)
-    )
+    kernel, bias = analysis.class_likelihood(geometry, characters.labels, len(config.CLASS_NAMES))
     model = add_geometry(picture_model, GEOMETRY_WEIGHT * kernel, GEOMETRY_WEIGHT * bias)
-    return Part1(results=results, arrays=arrays, model=model, settings=settings)
+    return Study(results=results, arrays=arrays, model=model, settings=settings)
 
 
-def part1_characters(profile: str) -> ImageDataset:
+def load(profile: str) -> ImageDataset:
     """The characters that a profile of part 1 uses."""
-    plan = PART1_PLANS[config.check_profile(profile)]
+    plan = PLANS[config.check_profile(profile)]
     return limit(data.load_characters(profile), plan.per_class)
 
 
-def _part1_passes(inputs: _Inputs, plan: Part1Plan, settings: Settings) -> "dict[str, _Pass]":
+def _passes(inputs: _Inputs, plan: Plan, settings: Settings) -> "dict[str, _Pass]":
     """Name of each cross-validation -> what it is to train."""
     labels, writers = inputs.characters.labels, inputs.characters.writers
     passes = {}
@@ -220,12 +221,34 @@ def _part1_passes(inputs: _Inputs, plan: Part1Plan, settings: Settings) -> "dict
     passes["writer-disjoint/1"] = _Pass(inputs, first, data.folds(labels, 1, writers))
     for size in plan.sizes:
         passes[f"size-{size}/1"] = _Pass(inputs, first, data.folds(labels, 1), size)
-    brief = vary(settings, training__epochs=plan.ablation_epochs)
-    fold = data.folds(labels, CHOOSING_PARTITION)
-    passes["ablation/chosen"] = _Pass(inputs, brief, fold)
-    for _, variant, changes in plan.ablations():
-        passes[f"ablation/{variant}"] = _Pass(inputs, vary(brief, **changes), fold)
     return passes
+
+
+def _ablations(
+    inputs: _Inputs,
+    plan: Plan,
+    settings: Settings,
+    partition: int,
+    variants: list[str] | None = None,
+) -> "dict[str, _Pass]":
+    """The same for the chosen settings and the variants (None: all) on one partition."""
+    brief = vary(settings, seed=partition, training__epochs=plan.ablation_epochs)
+    fold = data.folds(inputs.characters.labels, partition)
+    passes = {f"ablation/chosen/{partition}": _Pass(inputs, brief, fold)}
+    for _, variant, changes in plan.ablations():
+        if variants is None or variant in variants:
+            one = _Pass(inputs, vary(brief, **changes), fold)
+            passes[f"ablation/{variant}/{partition}"] = one
+    return passes
+
+
+def _train(passes: "dict[str, _Pass]", jobs: int | None, fresh: bool) -> list[runs.Outcome]:
+    tasks = [task for one in passes.values() for task in one.tasks]
+    outcomes = runs.run_all(tasks, jobs=jobs, fresh=fresh)
+    waiting = iter(outcomes)
+    for one in passes.values():
+        one.take([next(waiting) for _ in one.tasks])
+    return outcomes
 
 
 class _Pass:
@@ -322,24 +345,47 @@ class _Answers:
         }
 
 
-def _part1_summary(
-    characters: ImageDataset, geometry: np.ndarray, plan: Part1Plan, passes: dict[str, _Pass]
+def _answers(
+    characters: ImageDataset, geometry: np.ndarray, passes: dict[str, _Pass]
+) -> dict[str, _Answers]:
+    """Each pass' answers; those of the headline's also told less and more than the geometry."""
+    answers = {}
+    for name, one in passes.items():
+        arm, variant = name.split("/")[:2]
+        alone = arm == "ablation" and variant in ABLATIONS["Preprocessing"]
+        answers[name] = one.plain() if alone else one.told(geometry)
+        if arm == "cross-validation":
+            answers[f"picture-alone/{variant}"] = one.plain()
+            answers[f"writer-aware/{variant}"] = one.told_writers(geometry, characters.writers)
+    return answers
+
+
+def _ablation_rows(
+    characters: ImageDataset, plan: Plan, answers: dict[str, _Answers]
+) -> list[dict]:
+    """Each variant against the chosen settings, paired by image over the passes it has."""
+
+    def hits(variant, numbers):
+        return np.mean([answers[f"ablation/{variant}/{p}"].correct for p in numbers], 0)
+
+    rows = []
+    for group, variant, _ in plan.ablations():
+        numbers = [p for p in CHOOSING_PARTITIONS if f"ablation/{variant}/{p}" in answers]
+        ours, base = hits(variant, numbers), hits("chosen", numbers)
+        interval = analysis.paired_cluster_interval(ours, base, characters.writers)
+        rows.append(_row(group, variant, float(ours.mean()), interval, len(numbers)))
+    return rows
+
+
+def _summary(
+    characters: ImageDataset, geometry: np.ndarray, plan: Plan, passes: dict[str, _Pass]
 ) -> tuple[dict, dict]:
     labels, writers = characters.labels, characters.writers
-    answers = {name: one.told(geometry) for name, one in passes.items()}
-    for variant in ABLATIONS["Preprocessing"]:
-        if f"ablation/{variant}" in passes:
-            answers[f"ablation/{variant}"] = passes[f"ablation/{variant}"].plain()
+    answers = _answers(characters, geometry, passes)
     partitions = [f"cross-validation/{p}" for p in range(1, plan.partitions + 1)]
-    for name in partitions:
-        number = name.rpartition("/")[2]
-        answers[f"picture-alone/{number}"] = passes[name].plain()
-        answers[f"writer-aware/{number}"] = passes[name].told_writers(geometry, writers)
     arms = {}
     for name, one in answers.items():
         arm, number = name.rsplit("/", 1)
-        if arm == "ablation":
-            arm, number = name, CHOOSING_PARTITION
         run = {"seed": int(number), "partition": int(number), **one.measures()}
         arms.setdefault(arm, {"runs": []})["runs"].append(run)
 
@@ -355,7 +401,7 @@ def _part1_summary(
         return dataclasses.asdict(analysis.paired_cluster_interval(hits, others, writers))
 
     headline = [answers[name] for name in partitions]
-    first, base = headline[0], answers["ablation/chosen"]
+    first, base = headline[0], answers[f"ablation/chosen/{CHOOSING_PARTITIONS[0]}"]
     disjoint = answers["writer-disjoint/1"]
     hits = {
         "cross-validation": correct("cross-validation"),
@@ -365,13 +411,9 @@ def _part1_summary(
         "test-time augmentation": np.mean([one.views_correct for one in headline], 0),
         "ensemble": np.mean([one.probabilities for one in headline], 0).argmax(1) == labels,
     }
-    rows = [
-        _row("Chosen settings", "all as chosen", base, analysis.Interval(0.0, np.nan, np.nan, 0))
-    ]
-    for group, variant, _ in plan.ablations():
-        one = answers[f"ablation/{variant}"]
-        interval = analysis.paired_cluster_interval(one.correct, base.correct, writers)
-        rows.append(_row(group, variant, one, interval))
+    nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
+    rows = [_row("Chosen settings", "all as chosen", float(base.correct.mean()), nothing, 1)]
+    rows += _ablation_rows(characters, plan, answers)
     calibrated, temperature = _calibrate(first)
     sizes = {size: answers[f"size-{size}/1"].correct for size in plan.sizes}
     sizes[round(0.8 * len(labels) / len(config.CLASS_NAMES))] = first.correct
@@ -421,13 +463,16 @@ def _part1_summary(
     return results, arrays
 
 
-def _row(group: str, variant: str, one: _Answers, interval: analysis.Interval) -> dict:
+def _row(
+    group: str, variant: str, accuracy: float, interval: analysis.Interval, passes: int
+) -> dict:
     return {
         "group": group,
         "variant": variant,
         "difference": interval.mean,
         **dataclasses.asdict(interval),
-        "accuracy": float(one.correct.mean()),
+        "accuracy": accuracy,
+        "passes": passes,
     }
 
 
@@ -471,7 +516,7 @@ def _look_inside(examples: Examples, settings: Settings, model) -> dict:
     }
 
 
-def describe_part1(study: Part1, results: dict) -> dict:
+def describe(study: Study, results: dict) -> dict:
     """What stands beside the committed network: how to use it, and how it came about."""
     return {
         "class_names": list(config.CLASS_NAMES),

@@ -5,19 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from midas_lib import analysis, data, runs, studies
+from midas_lib import analysis, data, runs
 from midas_lib.config import Settings, UserError, vary
+from midas_lib.studies import part1
 
 
 @pytest.fixture
 def inputs(standin):
-    characters = studies.limit(data.load_characters("smoke"), 5)
-    return studies._Inputs(characters)
+    characters = part1.limit(data.load_characters("smoke"), 5)
+    return part1._Inputs(characters)
 
 
 @pytest.fixture
 def plan():
-    return dataclasses.replace(studies.PART1_PLANS["smoke"], partitions=2, variants=None)
+    return dataclasses.replace(part1.PLANS["smoke"], partitions=2, variants=None)
 
 
 def rows(pictures):
@@ -30,7 +31,8 @@ def test_limiting_keeps_every_class_alike(inputs):
 
 
 def test_no_network_is_asked_about_an_image_it_was_trained_on(inputs, plan):
-    passes = studies._part1_passes(inputs, plan, Settings())
+    passes = part1._passes(inputs, plan, Settings())
+    passes |= part1._ablations(inputs, plan, Settings(), 0)
     for name, one in passes.items():
         asked = np.concatenate([task.held_out.labels for task in one.tasks])
         assert len(asked) == len(inputs.characters.labels), name
@@ -43,34 +45,43 @@ def test_no_network_is_asked_about_an_image_it_was_trained_on(inputs, plan):
 
 
 def test_writer_disjoint_folds_share_no_writer(inputs, plan):
-    one = studies._part1_passes(inputs, plan, Settings())["writer-disjoint/1"]
+    one = part1._passes(inputs, plan, Settings())["writer-disjoint/1"]
     writers = inputs.characters.writers
     for k in range(5):
         assert not set(writers[one.trained_on[k]]) & set(writers[one.fold == k])
 
 
 def test_a_size_takes_as_many_of_each_class(inputs, plan):
-    one = studies._part1_passes(inputs, plan, Settings())["size-2/1"]
+    one = part1._passes(inputs, plan, Settings())["size-2/1"]
     for task in one.tasks:
         assert (np.bincount(task.examples.labels, minlength=62) == 2).all()
 
 
 def test_the_headlines_partitions_chose_nothing(inputs, plan):
-    passes = studies._part1_passes(inputs, plan, Settings())
-    chosen = passes["ablation/chosen"].fold
+    passes = part1._passes(inputs, plan, Settings())
+    chosen = [part1._ablations(inputs, plan, Settings(), p) for p in part1.CHOOSING_PARTITIONS]
+    chosen = {one.fold.tobytes() for passes in chosen for one in passes.values()}
     names = [name for name in passes if name.startswith("cross-validation/")]
     assert len(names) == 2
-    assert all((passes[name].fold != chosen).any() for name in names)
+    assert not chosen & {passes[name].fold.tobytes() for name in names}
     seeds = [task.settings.seed for name in names for task in passes[name].tasks]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_every_ablation_changes_something_and_only_that(inputs, plan):
     base = Settings()
-    for variants in studies.ABLATIONS.values():
+    for variants in part1.ABLATIONS.values():
         for variant, changes in variants.items():
             changed = vary(base, **changes)
-            assert (changed != base) is (variant != studies.PICTURE_ALONE)
+            assert (changed != base) is (variant != part1.PICTURE_ALONE)
+
+
+def test_only_what_the_first_pass_leaves_open_is_repeated(inputs, plan):
+    wanted = ["no dropout", "one-cycle"]
+    passes = part1._ablations(inputs, plan, Settings(), 1001, wanted)
+    assert set(passes) == {f"ablation/{v}/1001" for v in ["chosen", *wanted]}
+    everything = part1._ablations(inputs, plan, Settings(), 0)
+    assert len(everything) == 1 + sum(map(len, part1.ABLATIONS.values()))
 
 
 class Known:
@@ -88,14 +99,20 @@ class Known:
         self.geometry = exact + self.habits[self.writers] + noise
 
     def answers(self, method, *arguments):
-        one = object.__new__(studies._Pass)
+        one = object.__new__(part1._Pass)
         one.labels, one.fold = self.labels, self.fold
         one.trained_on = [np.flatnonzero(self.fold != k) for k in range(5)]
         flat = [np.full(((self.fold == k).sum(), 62), 1 / 62) for k in range(5)]
         one.take(
             [
                 runs.Outcome(
-                    history={}, probabilities=p, views=p, weights=[], seconds=0, reused=False
+                    history={},
+                    probabilities=p,
+                    views=p,
+                    tests={},
+                    weights=[],
+                    seconds=0,
+                    reused=False,
                 )
                 for p in flat
             ]
@@ -124,6 +141,6 @@ def test_a_held_out_label_does_not_reach_its_own_offset():
 
 def test_a_seed_count_or_profile_that_does_not_exist_is_named(inputs):
     with pytest.raises(UserError, match="SEEDS=0"):
-        studies.part1(inputs.characters, "smoke", seeds=0)
+        part1.run(inputs.characters, "smoke", seeds=0)
     with pytest.raises(UserError, match="PROFILE=huge"):
-        studies.part1_characters("huge")
+        part1.load("huge")

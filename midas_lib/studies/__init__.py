@@ -1,0 +1,1 @@
+"""What each part runs: the grids of settings, seeds and sizes, and what comes out of them."""
