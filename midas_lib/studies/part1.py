@@ -70,7 +70,7 @@ class Plan:
     per_class: int | None = None
     epochs: int = 30
     partitions: int = 5
-    ablation_epochs: int = 12
+    ablation_epochs: int = 15
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)
