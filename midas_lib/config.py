@@ -100,7 +100,7 @@ class Network:
     width: float = 1.0
     depth: tuple[int, int, int] = (1, 3, 3)
     kernel: int = 3
-    dropout: float = 0.3
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Training:
     schedule: str = "cosine"
     weight_decay: float = 1e-2
     smoothing: float = 0.1
-    averaging: float = 0.995
+    averaging: float = 0.0
     checks: tuple[int, int] = (1, 1)
 
     def __post_init__(self):

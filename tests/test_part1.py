@@ -77,7 +77,7 @@ def test_every_ablation_changes_something_and_only_that(inputs, plan):
 
 
 def test_only_what_the_first_pass_leaves_open_is_repeated(inputs, plan):
-    wanted = ["no dropout", "one-cycle"]
+    wanted = ["dropout 0.3", "one-cycle"]
     passes = part1._ablations(inputs, plan, Settings(), 1001, wanted)
     assert set(passes) == {f"ablation/{v}/1001" for v in ["chosen", *wanted]}
     everything = part1._ablations(inputs, plan, Settings(), 0)

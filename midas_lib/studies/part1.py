@@ -28,10 +28,10 @@ ABLATIONS = {
         "affine and mixup": {"augmentation__mixup": 0.3},
     },
     "Regularization": {
-        "no dropout": {"network__dropout": 0.0},
+        "dropout 0.3": {"network__dropout": 0.3},
         "dropout 0.5": {"network__dropout": 0.5},
         "no label smoothing": {"training__smoothing": 0.0},
-        "no weight averaging": {"training__averaging": 0.0},
+        "weight averaging": {"training__averaging": 0.995},
     },
     "Learning rate": {
         "constant": {"training__schedule": "constant"},
@@ -70,7 +70,7 @@ class Plan:
     per_class: int | None = None
     epochs: int = 30
     partitions: int = 5
-    ablation_epochs: int = 15
+    ablation_epochs: int = 12
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)
