@@ -23,7 +23,7 @@ PLAIN = Settings(
 BUSY = Settings(
     augmentation=Augmentation(elastic=0.5, mixup=0.3),
     network=TINY,
-    training=Training(epochs=40, batch=8, rate=0.3, schedule="plateau"),
+    training=Training(epochs=40, batch=8, rate=0.3, schedule="plateau", averaging=0.995),
 )
 
 
@@ -84,7 +84,7 @@ def test_history_measures_the_returned_network_on_the_held_out(uninterrupted):
 def test_result_is_the_average_of_the_weights():
     # After one step the decay is 1/10: nine tenths of the result are the new weights.
     settings = vary(PLAIN, training__schedule="constant")
-    changes = [{}, {"training__averaging": 0.0}, {"training__epochs": 0}]
+    changes = [{"training__averaging": 0.995}, {}, {"training__epochs": 0}]
     runs = [train.fit(pictures(16), 4, vary(settings, **change)) for change in changes]
     average, last, first = [run.model.get_weights() for run in runs]
     assert not np.array_equal(first[0], last[0])
