@@ -30,7 +30,7 @@ NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
 export CHECKPOINT TEST IMG
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 pages evaluate predict lab test lint clean
+.PHONY: help env data reports part1 part2 pages evaluate predict lab test lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -84,6 +84,10 @@ reports: env ## all reports and their index
 part1: env ## the report of part 1: 62 characters
 	@echo "==> making the report of part 1, profile $(PROFILE)" >&2
 	@$(REPORT) 1 $(ARGS)
+
+part2: env ## the report of part 2: what a pre-trained start is worth on MNIST
+	@echo "==> making the report of part 2, profile $(PROFILE)" >&2
+	@$(REPORT) 2 $(ARGS)
 
 pages: env ## draw the published pages anew from their results files, without training
 	@echo "==> drawing the pages from executed/results" >&2

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special, stats
-from sklearn import metrics
+from sklearn import manifold, metrics
 
 # --- accuracy -----------------------------------------------------------------------------------
 
@@ -96,6 +96,11 @@ class Interval:
         if self.low <= 0 <= self.high:
             return "within noise"
         return "better" if self.mean > 0 else "worse"
+
+    def within(self, margin):
+        """Whether a difference is equivalent to none: the whole interval lies inside -margin to
+        margin (two one-sided tests, Schuirmann 1987). False without an interval."""
+        return bool(-margin < self.low and self.high < margin)
 
     def __str__(self):
         return f"{self.mean:.4g}{self._bounds('.4g')}, n = {self.n}"
@@ -315,3 +320,110 @@ def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, round
             total, count = residual[own].sum(0), (known & own).sum()
             offsets[own] = (total - residual[own]) / (count - known[own] + shrinkage)[:, None]
     return geometry - offsets
+
+
+# --- convergence and label efficiency ------------------------------------------------------------
+
+
+def steps_to(steps, values, threshold):
+    """The first of `steps` (checks,) at which `values` (checks,) reaches the threshold, or inf."""
+    reached = np.flatnonzero(np.asarray(values) >= threshold)
+    return float(steps[reached[0]]) if len(reached) else np.inf
+
+
+def restricted_mean(times, horizon):
+    """Mean time, up to a horizon, of runs (n,) that are all followed until then; inf never arrives.
+
+    With the one censoring time that is the area under the Kaplan-Meier curve up to it (Royston &
+    Parmar 2013), as only runs that never arrive are censored. Student's t interval.
+    """
+    return mean_interval(np.minimum(times, horizon))
+
+
+def ratio_interval(a, b):
+    """Geometric mean of the paired ratios a / b, (n,) each, with a t interval on their logarithms.
+
+    Raises ValueError for values that are not positive.
+    """
+    a, b = _paired(a, b)
+    if (a <= 0).any() or (b <= 0).any():
+        raise ValueError("ratios need positive values")
+    logs = mean_interval(np.log(a) - np.log(b))
+    return Interval(*(float(np.exp(value)) for value in (logs.mean, logs.low, logs.high)), logs.n)
+
+
+def area_under_curve(steps, values, horizon):
+    """Mean height of a learning curve from step 0 to the horizon.
+
+    steps, values: (checks,), steps increasing; straight lines between checks, level before the
+    first and after the last.
+    """
+    inside = [step for step in steps if 0 < step < horizon]
+    where = np.array([0, *inside, horizon], float)
+    return float(np.trapezoid(np.interp(where, steps, values), where) / horizon)
+
+
+def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
+    """k such that `other` with `size` labels is as good as the baseline with k times `size`.
+
+    sizes: (s,) increasing; baseline, other: accuracies (rows, s), paired by row, such as a draw of
+    the labels. The baseline's mean error is taken as falling, logarithms joined by straight lines.
+    k is inf where even its largest size is worse, and sizes[0] / size where its smallest is
+    already as good. Percentile interval of the bootstrap over rows (Efron & Tibshirani 1993,
+    chapter 13); nan bounds for a single row.
+    """
+    sizes, baseline, other = np.asarray(sizes, float), np.asarray(baseline), np.asarray(other)
+    at = int(np.flatnonzero(sizes == size)[0])
+
+    def factor(rows):
+        error = np.minimum.accumulate(1 - baseline[rows].mean(0))
+        wanted = 1 - other[rows, at].mean()
+        if wanted < error[-1]:
+            return np.inf
+        errors = np.log(np.maximum(error, 1e-9))[::-1]
+        found = np.interp(np.log(max(wanted, 1e-9)), errors, np.log(sizes)[::-1])
+        return float(np.exp(found) / size)
+
+    count = len(baseline)
+    estimate = factor(np.arange(count))
+    if count < 2:
+        return Interval(estimate, np.nan, np.nan, count)
+    rng = np.random.default_rng(seed)
+    found = np.sort([factor(rng.integers(0, count, count)) for _ in range(draws)])
+    low, high = found[round(0.025 * (draws - 1))], found[round(0.975 * (draws - 1))]
+    return Interval(estimate, float(low), float(high), count)
+
+
+def equivalence_size(sizes, a, b, margin):
+    """The smallest of `sizes` from which on a and b, accuracies (rows, s) paired by row, differ by
+    less than the margin, by their intervals; None where not even the largest does."""
+    found = None
+    for size, ours, theirs in reversed(
+        list(zip(sizes, np.transpose(a), np.transpose(b), strict=True))
+    ):
+        if not paired_interval(ours, theirs).within(margin):
+            break
+        found = size
+    return found
+
+
+# --- similarity ----------------------------------------------------------------------------------
+
+
+def linear_cka(x, y):
+    """Linear centred kernel alignment of two feature matrices, (n, p) and (n, q), in [0, 1].
+
+    1 means equal up to rotation and scale (Kornblith et al. 2019, section 3).
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) != len(y):
+        raise ValueError(f"features of {len(x)} and of {len(y)} examples")
+    x, y = x - x.mean(0), y - y.mean(0)
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / norms)
+
+
+def embedding(features, seed=0):
+    """Features (n, d) as points (n, 2), neighbours kept (t-SNE, van der Maaten & Hinton 2008)."""
+    points = manifold.TSNE(init="pca", random_state=seed).fit_transform(np.asarray(features))
+    return points.astype(np.float32)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedKFold, train_test_split
 
 from midas_lib import config, sources
 from midas_lib.config import Preprocessing, UserError
@@ -343,6 +343,33 @@ def folds(labels: np.ndarray, partition: int, writers: np.ndarray | None = None)
     for k, (_, held_out) in enumerate(splits):
         fold[held_out] = k
     return fold
+
+
+def split(labels: np.ndarray, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training examples and of `held_out` others, sorted, stratified by class."""
+    rest, chosen = train_test_split(
+        np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed
+    )
+    return np.sort(rest), np.sort(chosen)
+
+
+def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
+    """Sorted indices of `count` examples, equally many of each class, or all of them.
+
+    Draw `draw` of a smaller count is part of draw `draw` of a larger one. Raises `UserError` for a
+    count that no balanced draw has: over the number of examples, or not a multiple of the classes.
+    """
+    classes = np.unique(labels)
+    if count == len(labels):
+        return np.arange(count)
+    each, rest = divmod(count, len(classes))
+    if rest or not each or each > np.bincount(labels)[classes].min():
+        raise UserError(
+            f"{count} labelled images: give a multiple of {len(classes)} up to"
+            f" {len(classes) * np.bincount(labels)[classes].min()}, or all {len(labels)}"
+        )
+    order = np.random.default_rng(draw).permutation(len(labels))
+    return np.sort(np.concatenate([order[labels[order] == c][:each] for c in classes]))
 
 
 def array_digest(*arrays: np.ndarray) -> str:

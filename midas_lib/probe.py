@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from midas_lib.data import Examples
 from midas_lib.train import predict
@@ -34,3 +35,99 @@ def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndar
             total[:, *window] += (plain - score(pictures))[:, None, None]
             times[window] += 1
     return (total / np.maximum(times, 1)).astype(np.float32)
+
+
+def features(model: keras.Model, examples: Examples, layers: list[str]) -> dict[str, np.ndarray]:
+    """Each layer's output by its name, float32 (n, channels): the mean over the picture's places
+    where it has any."""
+    outputs = [model.get_layer(name).output for name in layers]
+    outputs = [
+        keras.ops.mean(output, axis=(1, 2)) if len(output.shape) == 4 else output
+        for output in outputs
+    ]
+    looking = keras.Model(model.input, dict(zip(layers, outputs, strict=True)))
+    parts = [
+        looking.predict_on_batch(examples.pictures[first : first + 256].astype(np.float32))
+        for first in range(0, len(examples.labels), 256)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+
+
+def distances(start: keras.Model, end: keras.Model) -> dict[str, float]:
+    """How far each layer's kernel travelled, as a share of its norm at the start."""
+    found = {}
+    for layer in start.layers:
+        if hasattr(layer, "kernel"):
+            before, after = (np.asarray(m.get_layer(layer.name).kernel) for m in (start, end))
+            found[layer.name] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
+    return found
+
+
+def interpolate(
+    one: keras.Model,
+    other: keras.Model,
+    shares: np.ndarray,
+    examples: Examples,
+    held_out: Examples,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss (nats) and accuracy on `held_out` along the straight line from one network's weights to
+    another's, each (shares,); share 0 is `one` (linear mode connectivity, Frankle et al. 2020).
+
+    Averaged weights need not fit averaged normalisation statistics, so these are estimated anew
+    from `examples` at every point (as in Jordan et al. 2023, REPAIR).
+    """
+    between = keras.models.clone_model(one)
+    rows = np.arange(len(held_out.labels))
+    losses, accuracies = [], []
+    for share in shares:
+        pairs = zip(one.get_weights(), other.get_weights(), strict=True)
+        between.set_weights([(1 - share) * a + share * b for a, b in pairs])
+        _normalise(between, examples)
+        probabilities = predict(between, held_out)
+        right = probabilities[rows, held_out.labels]
+        losses.append(-np.log(np.maximum(right, 1e-12)).mean())
+        accuracies.append((probabilities.argmax(1) == held_out.labels).mean())
+    return np.array(losses), np.array(accuracies)
+
+
+def _normalise(model: keras.Model, examples: Examples) -> None:
+    """Set the moving statistics to those of the examples, layer by layer from the input."""
+    pictures = examples.pictures.astype(np.float32)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            below = keras.Model(model.input, layer.input).predict_on_batch(pictures)
+            gamma, beta, *_ = layer.get_weights()
+            layer.set_weights([gamma, beta, below.mean((0, 1, 2)), below.var((0, 1, 2))])
+
+
+def sharpness(model: keras.Model, examples: Examples, radius: float = 0.05) -> float:
+    """By how much, in nats, the loss on the examples rises after one step up its gradient, of
+    `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius).
+
+    The network is used as for prediction, and left as it was.
+    """
+    pictures = tf.constant(examples.pictures, tf.float32)
+    weights = model.trainable_variables
+    before = [tf.identity(w) for w in weights]
+
+    def loss():
+        probabilities = model(pictures, training=False)
+        return tf.reduce_mean(
+            keras.losses.sparse_categorical_crossentropy(examples.labels, probabilities)
+        )
+
+    with tf.GradientTape() as tape:
+        here = loss()
+    gradients = tape.gradient(here, weights)
+    step = radius * tf.linalg.global_norm(before) / tf.linalg.global_norm(gradients)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.assign_add(step * gradient)
+    there = loss()
+    for weight, old in zip(weights, before, strict=True):
+        weight.assign(old)
+    return float(there - here)
+
+
+def first_filters(model: keras.Model) -> np.ndarray:
+    """The first convolution's kernel, float32 (height, width, filters)."""
+    return np.asarray(model.get_layer("stage1_conv1").kernel)[:, :, 0]

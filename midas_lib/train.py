@@ -248,6 +248,16 @@ def _measure(model: keras.Model, held_out: Examples) -> dict[str, float]:
     }
 
 
+def seconds_per_step(examples: Examples, classes: int, settings: Settings) -> float:
+    """Mean wall time of a training step over one epoch, after another one that is not counted."""
+    trainer = _Trainer(examples, classes, settings)
+    rates = tf.fill([trainer.steps], settings.training.rate)
+    for epoch in range(2):
+        begin = time.perf_counter()
+        trainer.train_steps(trainer.order(epoch), rates, tf.constant(0)).numpy()
+    return (time.perf_counter() - begin) / trainer.steps
+
+
 def _lower_on_plateau(factor: tf.Variable, losses_: list[float]) -> None:
     since_best = len(losses_) - 1 - int(np.argmin(losses_))
     if since_best and since_best % PLATEAU_PATIENCE == 0:

@@ -296,3 +296,107 @@ def test_most_confused_counts_both_directions_and_sorts():
     assert analysis.most_confused(matrix, "abc", 5) == [("a", "c", 4), ("a", "b", 3)]
     assert analysis.most_confused(matrix, "abc", 1) == [("a", "c", 4)]
     assert analysis.most_confused(np.eye(3), "abc", 5) == []
+
+
+# --- convergence and label efficiency -----------------------------------------------------------
+
+
+def test_steps_to_is_the_first_check_at_or_over_the_threshold():
+    steps, values = [10, 20, 30, 40], [0.5, 0.9, 0.8, 0.95]
+    assert analysis.steps_to(steps, values, 0.9) == 20
+    assert analysis.steps_to(steps, values, 0.5) == 10
+    assert analysis.steps_to(steps, values, 0.96) == np.inf
+
+
+def test_restricted_mean_counts_who_never_arrives_as_the_whole_time():
+    interval = analysis.restricted_mean([10, 20, np.inf], 60)
+    assert (interval.mean, interval.n) == (30, 3)
+    half = stats.t.ppf(0.975, 2) * np.std([10, 20, 60], ddof=1) / np.sqrt(3)
+    assert interval.high == pytest.approx(30 + half)
+    assert analysis.restricted_mean([np.inf] * 2, 60).mean == 60
+
+
+def test_ratio_is_geometric_and_turns_over():
+    a, b = np.array([2.0, 8.0]), np.array([1.0, 1.0])
+    ratio, inverse = analysis.ratio_interval(a, b), analysis.ratio_interval(b, a)
+    assert ratio.mean == pytest.approx(4)  # the square root of 2 * 8
+    assert inverse.low == pytest.approx(1 / ratio.high)
+    assert ratio.high / ratio.mean == pytest.approx(np.exp(stats.t.ppf(0.975, 1) * np.log(2)))
+    assert np.isnan(analysis.ratio_interval([2.0], [1.0]).low)
+    with pytest.raises(ValueError, match="positive"):
+        analysis.ratio_interval([1.0, 0.0], [1.0, 1.0])
+
+
+def test_area_under_curve_of_straight_lines():
+    assert analysis.area_under_curve([0, 10], [0.0, 1.0], 10) == 0.5
+    assert analysis.area_under_curve([0, 10], [0.0, 1.0], 20) == 0.75  # level after the last
+    assert analysis.area_under_curve([0, 10], [0.0, 1.0], 5) == 0.25
+    assert analysis.area_under_curve([10, 20], [0.4, 0.4], 20) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inside"),
+    [(-0.0005, 0.0009, True), (-0.0011, 0.0, False), (0.0, 0.002, False), (np.nan, np.nan, False)],
+)
+def test_equivalence_asks_for_the_whole_interval(low, high, inside):
+    assert analysis.Interval(0.0, low, high, 5).within(0.001) is inside
+
+
+def test_label_factor_of_a_start_worth_ten_times_its_labels():
+    sizes = [10, 100, 1000, 10_000]
+    baseline = 1 - np.array([[0.4, 0.2, 0.1, 0.05]] * 3)
+    other = 1 - np.array([[0.2, 0.1, 0.05, 0.04]] * 3)
+    for size in (10, 100, 1000):
+        factor = analysis.label_factor(sizes, baseline, other, size)
+        assert factor == analysis.Interval(*[pytest.approx(10)] * 3, 3)
+    # Better than the baseline ever gets, half-way on the logarithms, and worse than its smallest.
+    assert analysis.label_factor(sizes, baseline, other, 10_000).mean == np.inf
+    between = 1 - np.array([[np.sqrt(0.4 * 0.2), 0.5, 0.5, 0.5]])
+    assert analysis.label_factor(sizes, baseline[:1], between, 10).mean == pytest.approx(10**0.5)
+    assert analysis.label_factor(sizes, baseline[:1], between, 100).mean == pytest.approx(0.1)
+    assert np.isnan(analysis.label_factor(sizes, baseline[:1], between, 100).low)
+
+
+def test_label_factors_interval_covers_what_the_rows_say():
+    sizes = [10, 100]
+    baseline = 1 - np.array([[0.4, 0.1]] * 20)
+    other = 1 - np.array([[0.1, 0.1], [0.4, 0.1]] * 10)  # as good as 100 labels, or as 10
+    factor = analysis.label_factor(sizes, baseline, other, 10)
+    assert 1 < factor.low < factor.mean < factor.high < 10
+    assert factor == analysis.label_factor(sizes, baseline, other, 10)
+
+
+def test_equivalence_size_is_the_first_of_an_unbroken_row():
+    base = np.full((4, 5), 0.9)
+    noise = np.array([[1], [-1], [1], [-1]]) * 1e-5
+    gaps = np.array([0.1, 0.0, 0.1, 0.0, 0.0])
+    assert analysis.equivalence_size([10, 20, 50, 100, 200], base + gaps + noise, base, 1e-3) == 100
+    assert analysis.equivalence_size([10, 20], (base + noise)[:, :2], base[:, :2], 1e-3) == 10
+    assert analysis.equivalence_size([10], base[:, :1] + 0.1 + noise, base[:, :1], 1e-3) is None
+
+
+# --- similarity ---------------------------------------------------------------------------------
+
+
+def test_cka_ignores_rotation_and_scale_and_sees_independence():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 6)), rng.normal(size=(2000, 3))
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    assert analysis.linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
+    assert analysis.linear_cka(x, y) < 0.01
+    # Of two equal independent features one is shared: 1 / sqrt(2) of the Frobenius norms.
+    a, b = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]), np.array([[1], [1], [-1], [-1]])
+    assert analysis.linear_cka(a, b) == pytest.approx(1 / np.sqrt(2))
+    with pytest.raises(ValueError, match="4 and of 3"):
+        analysis.linear_cka(a, b[:3])
+
+
+def test_embedding_keeps_groups_together_and_repeats():
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], 20)
+    features = rng.normal(size=(60, 8)) + 50 * np.eye(8)[groups]
+    points = analysis.embedding(features)
+    centres = np.stack([points[groups == g].mean(0) for g in range(3)])
+    nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
+    np.testing.assert_array_equal(nearest, groups)
+    np.testing.assert_array_equal(points, analysis.embedding(features))

@@ -286,3 +286,29 @@ def test_a_digest_tells_type_shape_and_content():
     digests = {data.array_digest(x) for x in (a, a.reshape(2, 3), a.astype(float), a + 1)}
     assert len(digests) == 4
     assert data.array_digest(a, a) != data.array_digest(a)
+
+
+def test_a_split_is_stratified_and_complete():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    rest, held_out = data.split(labels, 20, seed=0)
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest, held_out])), np.arange(100))
+    assert np.bincount(labels[held_out]).tolist() == [12, 6, 2]
+    np.testing.assert_array_equal(data.split(labels, 20, seed=0)[1], held_out)
+    assert not np.array_equal(data.split(labels, 20, seed=1)[1], held_out)
+
+
+def test_balanced_draws_are_nested_and_equal_in_number():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [60, 30, 10]))
+    few, more = data.balanced(labels, 6, 1), data.balanced(labels, 30, 1)
+    assert np.bincount(labels[few]).tolist() == [2, 2, 2]
+    assert np.bincount(labels[more]).tolist() == [10, 10, 10]
+    assert set(few) < set(more)
+    assert set(data.balanced(labels, 6, 2)) != set(few)
+    np.testing.assert_array_equal(data.balanced(labels, 100, 0), np.arange(100))
+
+
+@pytest.mark.parametrize("count", [0, 4, 33, 90, 101, 300])
+def test_a_draw_that_is_not_balanced_is_refused(count):
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    with pytest.raises(UserError, match=f"{count} labelled images: .* of 3 up to 30, or all 100"):
+        data.balanced(labels, count, 0)

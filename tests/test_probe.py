@@ -1,6 +1,8 @@
 """Looking inside a network."""
 
+import keras
 import numpy as np
+import pytest
 
 from midas_lib import model, probe
 from midas_lib.config import Network
@@ -16,3 +18,71 @@ def test_covering_black_paper_costs_nothing():
     assert maps.shape == (2, 12, 12)
     np.testing.assert_allclose(maps[:, 10:], 0, atol=1e-6)
     assert np.abs(maps[:, :6]).max() > 1e-6
+
+
+TINY = Network(width=0.25, depth=(1, 1, 1))
+LAYERS = ["stage1_conv1", "stage2_conv1", "stage3_conv1", "logits"]
+
+
+def examples(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    pictures = rng.integers(0, 256, (count, 12, 12, 1)).astype(np.uint8)
+    return Examples(pictures=pictures, labels=np.arange(count) % 3)
+
+
+def network(seed=0):
+    keras.utils.set_random_seed(seed)
+    return model.build_cnn(3, 12, TINY)
+
+
+def test_features_are_means_over_places():
+    one, seen = network(), examples(300)  # more than a batch
+    found = probe.features(one, seen, ["stage1_conv1_relu", "features"])
+    whole = keras.Model(one.input, one.get_layer("stage1_conv1_relu").output)
+    expected = np.asarray(whole(seen.pictures.astype(np.float32))).mean((1, 2))
+    np.testing.assert_allclose(found["stage1_conv1_relu"], expected, rtol=1e-4)
+    assert found["features"].shape == (300, 32)
+
+
+def test_distance_is_relative_to_the_start():
+    start, end = network(), network()
+    end.get_layer("stage2_conv1").kernel.assign(1.5 * start.get_layer("stage2_conv1").kernel)
+    found = probe.distances(start, end)
+    assert list(found) == LAYERS
+    assert found == pytest.approx(dict(zip(LAYERS, [0, 0.5, 0, 0], strict=True)), abs=1e-6)
+
+
+def test_interpolation_ends_at_both_networks_with_the_examples_statistics():
+    one, other, seen = network(0), network(1), examples(60)
+    before = [w.copy() for w in one.get_weights()]
+    losses, accuracies = probe.interpolate(one, other, np.array([0, 0.5, 1]), seen, seen)
+    for end, loss, accuracy in [(one, losses[0], accuracies[0]), (other, losses[2], accuracies[2])]:
+        # In training mode a batch is normalised by its own statistics: here those of the examples.
+        answers = np.asarray(end(seen.pictures.astype(np.float32), training=True))
+        assert accuracy == (answers.argmax(1) == seen.labels).mean()
+        right = answers[np.arange(60), seen.labels]
+        assert loss == pytest.approx(-np.log(right).mean(), rel=1e-4)
+        end.set_weights(before if end is one else other.get_weights())
+    assert losses[1] not in (losses[0], losses[2])
+
+
+def test_interpolation_and_sharpness_leave_the_networks_as_they_were():
+    one, other, seen = network(0), network(1), examples()
+    before = [w.copy() for w in (*one.get_weights(), *other.get_weights())]
+    probe.interpolate(one, other, np.array([0.5]), seen, seen)
+    probe.sharpness(one, seen)
+    for old, now in zip(before, (*one.get_weights(), *other.get_weights()), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+def test_sharpness_is_the_radius_times_the_slope_where_the_loss_is_straight():
+    one, seen = network(), examples()
+    small = probe.sharpness(one, seen, 1e-4)
+    assert small > 0
+    assert probe.sharpness(one, seen, 2e-4) == pytest.approx(2 * small, rel=0.05)
+    assert probe.sharpness(one, seen, 0.05) > 100 * small
+
+
+def test_first_filters_are_the_first_kernel():
+    one = network()
+    np.testing.assert_array_equal(probe.first_filters(one), one.get_weights()[0][:, :, 0])

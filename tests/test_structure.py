@@ -15,21 +15,23 @@ NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 
 # The module table of the design: beside the standard library, a module imports only these.
 # Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
-# settings are; tqdm for a download's progress bar; scikit-learn for data's stratified splits; and
-# for report what comes with nbconvert and papermill.
+# settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
+# bar; scikit-learn for data's stratified splits; and for report what comes with nbconvert and
+# papermill.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
     "sources": "pooch tqdm numpy config standin",
     "standin": "numpy cv2 config",
     "data": "numpy cv2 sklearn config sources",
+    "corruptions": "numpy cv2",
     "augment": "tensorflow keras numpy config",
     "model": "keras numpy config",
     "losses": "keras",
     "train": "keras tensorflow numpy config data augment model losses",
     "runs": "joblib tqdm keras numpy config data train",
-    "studies": "studies numpy model train runs data analysis probe config",
-    "probe": "keras numpy data train",
+    "studies": "studies numpy model train runs data corruptions analysis probe config",
+    "probe": "keras tensorflow numpy data train",
     "analysis": "numpy scipy sklearn",
     "audit": "numpy analysis",
     "plots": "numpy matplotlib",
@@ -43,6 +45,7 @@ WITHOUT_TENSORFLOW = (
     "sources",
     "standin",
     "data",
+    "corruptions",
     "analysis",
     "audit",
     "plots",

@@ -1,0 +1,680 @@
+"""Part 2: what a pre-trained start is worth on MNIST, in accuracy, steps and labels."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from midas_lib import analysis, config, corruptions, data, runs
+from midas_lib.config import (
+    Augmentation,
+    Network,
+    Preprocessing,
+    Settings,
+    Training,
+    UserError,
+    vary,
+)
+from midas_lib.data import Examples, ImageDataset
+
+# What a training on MNIST may start from. Beside random weights: networks trained on part 1's 400
+# digits, on its 62 classes, and on the 62 and then on the digits.
+STARTS = ("random", "digits", "characters", "characters-digits")
+THRESHOLDS = (0.95, 0.97, 0.98, 0.99, 0.995)
+MARGIN = 0.001  # starts whose accuracies differ by less are called equivalent
+VALIDATION_SEED = 2
+NETWORK = Network(width=0.75, depth=(1, 2, 2), dropout=0.0)
+# Fixed beforehand, on part 1's data: MNIST's own labels chose none of the few-label settings.
+PRETRAINING = Settings(
+    preprocessing=Preprocessing(mode="mnist"),
+    augmentation=Augmentation(
+        rotation=15.0, scale=0.15, aspect=0.2, shear=0.3, shift=0.06, thickness=0.7
+    ),
+    network=NETWORK,
+    training=Training(epochs=60),
+)
+MNIST = Settings(
+    preprocessing=Preprocessing(mode="mnist"),
+    augmentation=Augmentation(rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06),
+    network=NETWORK,
+    training=Training(batch=128, epochs=8, checks=(10, 4), smoothing=0.0),
+)
+
+
+# How much of the start is taken over, and what may change of it: variant -> changes. Each begins
+# with the network of the 400 digits.
+LAYERS = tuple(
+    f"stage{stage}_conv{i + 1}" for stage in (1, 2, 3) for i in range(NETWORK.depth[stage - 1])
+)
+VARIANTS = {
+    "fine-tuned": {},
+    "linear probe": {"transfer__frozen": True},
+    "discriminative rates": {"transfer__rate_decay": 1 / 2.6},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of part 2's study a profile runs.
+
+    images, test_images: of MNIST's, None for all. validation: training images held out for curves
+    and choices. epochs: of the main arms; best_epochs: of the arm that aims at accuracy alone.
+    seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
+    images compared.
+    few_steps: least training steps of the few-label runs. pretraining_epochs: over the 62 classes;
+    over the digits it takes as many steps. variant_images, variant_seeds: of the comparison of what
+    is taken over. changes: on top of the settings.
+    """
+
+    images: int | None = None
+    test_images: int | None = None
+    validation: int = 5000
+    epochs: int = 8
+    best_epochs: int = 16
+    seeds: int = 5
+    starts: tuple[str, ...] = STARTS
+    sizes: tuple[int, ...] = (
+        10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000,
+    )  # fmt: skip
+    few_steps: int = 800
+    pretraining_epochs: int = 60
+    variant_images: int = 1000
+    variant_seeds: int = 3
+    changes: dict = dataclasses.field(default_factory=dict)
+
+
+PLANS = {
+    "smoke": Plan(
+        images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
+        sizes=(10, 50), few_steps=5, pretraining_epochs=1, variant_images=50, variant_seeds=1,
+        changes={"network__width": 0.25},
+    ),
+    "standard": Plan(
+        epochs=1, best_epochs=2, seeds=1, sizes=(10, 100, 1000), few_steps=300,
+        pretraining_epochs=30, variant_seeds=1,
+    ),
+    "full": Plan(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Part 2's data, as networks take them. characters, digits: part 1's, for pre-training. train,
+    validation: MNIST's training set, divided; everything: undivided. test: MNIST's. corrupted: the
+    test pictures with each corruption."""
+
+    characters: Examples
+    digits: Examples
+    train: Examples
+    validation: Examples
+    everything: Examples
+    test: Examples
+    corrupted: dict[str, Examples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Part 2's study. results: what the results file holds beside its provenance. arrays: for the
+    file beside it. models: the networks of the arms' first seeds. settings: theirs."""
+
+    results: dict
+    arrays: dict[str, np.ndarray]
+    models: dict[str, object]
+    settings: dict[str, Settings]
+
+
+def load(profile: str) -> dict[str, ImageDataset]:
+    """The datasets of part 2: "characters", "mnist" (its training set) and "mnist-test"."""
+    config.check_profile(profile)
+    return {
+        "characters": data.load_characters(profile),
+        "mnist": data.load_mnist("train", profile),
+        "mnist-test": data.load_mnist("test", profile),
+    }
+
+
+def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
+    """What `load` returned, brought to the network's input and divided."""
+    pictures, _ = data.preprocess(datasets["characters"].images, MNIST.preprocessing)
+    characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
+    everything = _first(datasets["mnist"], plan.images)
+    test = _first(datasets["mnist-test"], plan.test_images)
+    rest, held_out = data.split(everything.labels, plan.validation, VALIDATION_SEED)
+    return Inputs(
+        characters=characters,
+        digits=characters.take(characters.labels < 10),
+        train=everything.take(rest),
+        validation=everything.take(held_out),
+        everything=everything,
+        test=test,
+        corrupted={
+            name: Examples(
+                pictures=corruptions.corrupt(test.pictures[..., 0], name)[..., None],
+                labels=test.labels,
+            )
+            for name in corruptions.CORRUPTIONS
+        },
+    )
+
+
+def _first(dataset: ImageDataset, count: int | None) -> Examples:
+    return Examples(pictures=dataset.images[:count, ..., None], labels=dataset.labels[:count])
+
+
+class _Study:
+    """The runs of part 2, in stages, as a later one starts where an earlier one ended."""
+
+    def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
+        self.inputs, self.plan, self.jobs, self.fresh = inputs, plan, jobs, fresh
+        self.pretraining = vary(
+            PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes
+        )
+        self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
+        self.longer = vary(self.mnist, training__epochs=plan.best_epochs)
+        self.seeds, self.done = range(plan.seeds), []
+        self.steps = len(inputs.train.labels) // self.mnist.training.batch * plan.epochs
+
+    def train(self, tasks: dict) -> dict:
+        """Key of each task -> its outcome."""
+        outcomes = runs.run_all(list(tasks.values()), jobs=self.jobs, fresh=self.fresh)
+        self.done += outcomes
+        return dict(zip(tasks, outcomes, strict=True))
+
+    def starts(self) -> dict:
+        """(start, seed) -> the network that a training starts from, tested as it is on MNIST."""
+        seeds = self.seeds
+        characters, digits = self.inputs.characters, self.inputs.digits
+        tests = {"mnist": self.inputs.test, "validation": self.inputs.validation}
+
+        untrained = {
+            ("random", seed): runs.Task(
+                settings=vary(self.mnist, seed=seed, training__epochs=0),
+                examples=self.inputs.validation,
+                classes=10,
+                tests=tests,
+            )
+            for seed in seeds
+        }
+
+        def task(examples, seed, start=None):
+            share = len(characters.labels) / len(examples.labels)
+            epochs = round(self.pretraining.training.epochs * share)
+            return runs.Task(
+                settings=vary(self.pretraining, seed=seed, training__epochs=epochs),
+                examples=examples,
+                classes=int(examples.labels.max()) + 1,
+                start=start,
+                tests=tests,
+            )
+
+        first = untrained | {("digits", seed): task(digits, seed) for seed in seeds}
+        first |= {("characters", seed): task(characters, seed) for seed in seeds}
+        found = self.train(first)
+        second = {
+            ("characters-digits", seed): task(digits, seed, _weights(found["characters", seed], 10))
+            for seed in seeds
+        }
+        return found | self.train(second)
+
+    def main(self, starts: dict) -> dict:
+        """(start, seed) -> the outcome of training on MNIST, all else alike for one seed."""
+        tests = {"mnist": self.inputs.test, **self.inputs.corrupted}
+        return self.train(
+            {
+                (start, seed): runs.Task(
+                    settings=vary(self.mnist, seed=seed),
+                    examples=self.inputs.train,
+                    held_out=self.inputs.validation,
+                    classes=10,
+                    start=_weights(starts[start, seed], 10),
+                    tests=tests,
+                )
+                for start in self.plan.starts
+                for seed in self.seeds
+            }
+        )
+
+    def best(self, starts: dict, start: str) -> dict:
+        """seed -> the outcome of a longer training on MNIST, from the start that was best on the
+        validation part."""
+        return self.train(
+            {
+                seed: runs.Task(
+                    settings=vary(self.longer, seed=seed),
+                    examples=self.inputs.train,
+                    held_out=self.inputs.validation,
+                    classes=10,
+                    start=_weights(starts[start, seed], 10),
+                    tests={"mnist": self.inputs.test},
+                )
+                for seed in self.seeds
+            }
+        )
+
+    def few_labels(self, starts: dict) -> dict:
+        """(start, size, draw) -> the outcome of training on so many labelled images."""
+        return self.train(
+            {
+                (start, size, draw): self._few(
+                    data.balanced(self.inputs.everything.labels, size, draw),
+                    draw,
+                    starts[start, draw],
+                )
+                for start in self.plan.starts
+                for size in self.plan.sizes
+                for draw in self.seeds
+            }
+        )
+
+    def variants(self, starts: dict) -> dict:
+        """(variant, seed) -> the outcome of another way to go on from the digits' network; the
+        variant "fine-tuned/3" starts with its first 3 convolutions alone, "frozen/3" keeps them."""
+        changes = dict(VARIANTS)
+        for layers in range(len(LAYERS) + 1):
+            some = {"transfer__layers": layers, "transfer__head": False}
+            changes[f"fine-tuned/{layers}"] = some
+            changes[f"frozen/{layers}"] = some | {"transfer__frozen": True}
+
+        def task(seed, start, **change):
+            rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
+            return self._few(rows, seed, start, **change)
+
+        seeds = range(self.plan.variant_seeds)
+        found = self.train(
+            {
+                (variant, seed): task(seed, starts["digits", seed], **change)
+                for variant, change in changes.items()
+                for seed in seeds
+            }
+        )
+        probed = {("probe, then fine-tuned", seed): found["linear probe", seed] for seed in seeds}
+        return found | self.train({key: task(key[1], probe) for key, probe in probed.items()})
+
+    def _few(self, rows, seed, start, **changes) -> runs.Task:
+        """A training on few rows: they are repeated, so that an epoch is not too short, and passed
+        over as often as gives the least number of steps."""
+        settings = vary(self.mnist, seed=seed, training__batch=64, **changes)
+        settings = vary(settings, training__checks=(1, 1))
+        rows = np.tile(rows, max(1, 1280 // len(rows)))
+        epochs = max(settings.training.epochs, round(self.plan.few_steps * 64 / len(rows)))
+        return runs.Task(
+            settings=vary(settings, training__epochs=epochs),
+            examples=self.inputs.everything.take(rows),
+            classes=10,
+            start=_weights(start, 10),
+            tests={"mnist": self.inputs.test},
+        )
+
+
+def _weights(outcome: runs.Outcome, classes: int) -> tuple[np.ndarray, ...]:
+    """A network's weights, the last layer's for the first `classes` classes only."""
+    *backbone, kernel, bias = outcome.weights
+    return (*backbone, kernel[:, :classes], bias[:classes])
+
+
+def run(
+    datasets: dict[str, ImageDataset],
+    profile: str,
+    *,
+    seeds: int | None = None,
+    arms: str | None = None,
+    sizes: str | None = None,
+    jobs: int | None = None,
+    fresh: bool = False,
+) -> Study:
+    """Pre-train, train on MNIST and compare as `PLANS[profile]` says.
+
+    datasets: as from `load`. seeds: how many of each main arm and draws of each few-label one.
+    arms: the starts compared, sizes: the numbers of labelled images, both separated by commas
+    (defaults: the profile's). jobs, fresh: as in `runs.run_all`. Raises `UserError` for a profile,
+    a number of seeds, an arm or a size that does not exist.
+    """
+    plan = _plan(profile, seeds, arms, sizes)
+    inputs = prepare(datasets, plan)
+    for size in plan.sizes:
+        data.balanced(inputs.everything.labels, size, 0)
+    study = _Study(inputs, plan, jobs, fresh)
+    starts = study.starts()
+    main = study.main(starts)
+    chosen = max(
+        plan.starts, key=lambda start: np.mean([_validation(main[start, s]) for s in study.seeds])
+    )
+    best = study.best(starts, chosen)
+    few, variants = study.few_labels(starts), study.variants(starts)
+    results, arrays = _summary(study, starts, main, best, few, variants)
+    results["chosen_start"] = chosen
+    inside, more = _inside(study, starts, main)
+    results |= inside | {
+        "runs": len(study.done),
+        "reused_runs": sum(outcome.reused for outcome in study.done),
+        "seconds_per_step": _seconds_per_step(study),
+    }
+    models = {start: _network(main[start, 0].weights, study.mnist) for start in plan.starts}
+    models["best"] = _network(best[0].weights, study.mnist)
+    settings = dict.fromkeys(plan.starts, study.mnist) | {"best": study.longer}
+    return Study(results=results, arrays=arrays | more, models=models, settings=settings)
+
+
+def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) -> Plan:
+    plan = PLANS[config.check_profile(profile)]
+    if seeds is not None:
+        if seeds < 1:
+            raise UserError(f"SEEDS={seeds}: give 1 or more")
+        plan = dataclasses.replace(plan, seeds=seeds)
+        plan = dataclasses.replace(plan, variant_seeds=min(seeds, plan.variant_seeds))
+    if arms:
+        named = tuple(arms.split(","))
+        if "random" not in named or not set(named) <= set(STARTS):
+            raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
+        plan = dataclasses.replace(plan, starts=named)
+    if sizes:
+        if not all(size.strip().isdecimal() for size in sizes.split(",")):
+            raise UserError(f"sizes={sizes}: give whole numbers separated by commas")
+        plan = dataclasses.replace(plan, sizes=tuple(sorted(map(int, sizes.split(",")))))
+    return plan
+
+
+def _validation(outcome: runs.Outcome) -> float:
+    return float(outcome.history["val_accuracy"][-1])
+
+
+def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, dict]:
+    plan, test = study.plan, study.inputs.test.labels
+    arms = {}
+    for start in plan.starts:
+        runs_ = [_measures(study, starts, main, start, seed) for seed in study.seeds]
+        arms[start] = {"runs": runs_}
+    arms["best"] = {"runs": [{"seed": s, **_tested(best[s], test)} for s in study.seeds]}
+    for (start, size, draw), outcome in few.items():
+        entry = {"seed": draw, "size": size, **_tested(outcome, test)}
+        arms.setdefault(f"few/{start}", {"runs": []})["runs"].append(entry)
+    for (variant, seed), outcome in variants.items():
+        entry = {"seed": seed, **_tested(outcome, test)}
+        arms.setdefault(f"variant/{variant}", {"runs": []})["runs"].append(entry)
+    accuracy = {
+        arm: np.array([run["test_accuracy"] for run in arms[arm]["runs"]])
+        for arm in (*plan.starts, "best")
+    }
+    results = {
+        "part": 2,
+        "plan": dataclasses.asdict(plan),
+        "headline": {
+            "arm": "best",
+            "metric": "test_accuracy",
+            **_interval(analysis.mean_interval(accuracy["best"])),
+        },
+        "arms": arms,
+        "final": _final(plan, arms),
+        "convergence": _convergence(plan, arms, study.steps),
+        "disagreement": _disagreement(study, main),
+        "robustness": _robustness(study, main),
+        "efficiency": _efficiency(study, few),
+        "variants": [
+            {
+                "variant": arm.removeprefix("variant/"),
+                **_interval(analysis.mean_interval([r["test_accuracy"] for r in one["runs"]])),
+            }
+            for arm, one in arms.items()
+            if arm.startswith("variant/")
+        ],
+        "parameters": sum(w.size for w in best[0].weights),
+    }
+    arrays = {"steps": np.append(0, main["random", 0].history["step"])}
+    for start in plan.starts:
+        for metric in ("val_accuracy", "val_loss", "loss", "gradient_norm"):
+            values = [main[start, seed].history[metric] for seed in study.seeds]
+            arrays[f"{start}_{metric}"] = np.stack(values).astype(np.float32)
+        arrays[f"{start}_jump_start"] = np.array([r["jump_start"] for r in arms[start]["runs"]])
+        answers = [main[start, seed].tests["mnist"].argmax(1) for seed in study.seeds]
+        arrays[f"{start}_answers"] = np.stack(answers).astype(np.uint8)
+    return results, arrays
+
+
+def _tested(outcome: runs.Outcome, labels: np.ndarray) -> dict:
+    """What a finished run's one look at MNIST's test set gave."""
+    probabilities = outcome.tests["mnist"]
+    logs = np.log(np.maximum(probabilities, 1e-12))
+    return {
+        "test_accuracy": analysis.accuracy(labels, probabilities.argmax(1)),
+        "test_nll": analysis.negative_log_likelihood(labels, logs),
+        "test_ece": analysis.expected_calibration_error(labels, probabilities),
+        "epochs": len(outcome.history["loss"]),
+        "seconds": outcome.seconds,
+    }
+
+
+def _zero_shot(outcome: runs.Outcome, test: str, labels: np.ndarray) -> float:
+    return analysis.accuracy(labels, outcome.tests[test][:, :10].argmax(1))
+
+
+def _measures(study: _Study, starts: dict, main: dict, start: str, seed: int) -> dict:
+    """A main arm's run as an entry of its runs."""
+    outcome, labels = main[start, seed], study.inputs.test.labels
+    validation = study.inputs.validation.labels
+    jump = _zero_shot(starts[start, seed], "validation", validation)
+    steps = np.append(0, outcome.history["step"])
+    curve = np.append(jump, outcome.history["val_accuracy"])
+    reached = {
+        f"steps_to_{threshold}": analysis.steps_to(steps, curve, threshold)
+        for threshold in THRESHOLDS
+    }
+    return {
+        "seed": seed,
+        **_tested(outcome, labels),
+        "validation_accuracy": _validation(outcome),
+        "zero_shot_accuracy": _zero_shot(starts[start, seed], "mnist", labels),
+        "jump_start": jump,
+        "area_under_curve": analysis.area_under_curve(steps, curve, study.steps),
+        **{key: None if np.isinf(value) else value for key, value in reached.items()},
+        "per_digit_error": (
+            1 - analysis.per_class_accuracy(labels, outcome.tests["mnist"].argmax(1), 10)
+        ).tolist(),
+    }
+
+
+def _column(arms: dict, start: str, key: str) -> np.ndarray:
+    values = [run[key] for run in arms[start]["runs"]]
+    return np.array([np.inf if value is None else value for value in values], float)
+
+
+def _final(plan: Plan, arms: dict) -> list[dict]:
+    """Each start's mean, and its paired difference to the random start, of every final measure."""
+    metrics = ("test_accuracy", "test_nll", "test_ece", "area_under_curve")
+    metrics += ("zero_shot_accuracy", "jump_start", "validation_accuracy")
+    rows = []
+    for start in plan.starts:
+        for metric in metrics:
+            ours, base = (_column(arms, arm, metric) for arm in (start, "random"))
+            difference = analysis.paired_interval(ours, base)
+            rows.append(
+                {
+                    "start": start,
+                    "metric": metric,
+                    **_interval(analysis.mean_interval(ours)),
+                    "difference": _interval(difference),
+                    "equivalent": difference.within(MARGIN),
+                }
+            )
+    return rows
+
+
+def _convergence(plan: Plan, arms: dict, horizon: int) -> list[dict]:
+    """Steps to each accuracy by start: restricted mean, and ratio random / start."""
+    rows = []
+    for threshold in THRESHOLDS:
+        base = np.minimum(_column(arms, "random", f"steps_to_{threshold}"), horizon)
+        for start in plan.starts:
+            times = _column(arms, start, f"steps_to_{threshold}")
+            # A network that starts above the threshold needs no step: one keeps the ratio finite.
+            ours = np.clip(times, 1, horizon)
+            rows.append(
+                {
+                    "threshold": threshold,
+                    "start": start,
+                    **_interval(analysis.restricted_mean(times, horizon)),
+                    "arrived": int(np.isfinite(times).sum()),
+                    "ratio": _interval(analysis.ratio_interval(base, ours)),
+                }
+            )
+    return rows
+
+
+def _disagreement(study: _Study, main: dict) -> list[dict]:
+    """McNemar's test of each start against the random one on the test images, seed by seed."""
+    labels = study.inputs.test.labels
+    rows = []
+    for start in study.plan.starts[1:]:
+        for seed in study.seeds:
+            ours, base = (
+                main[arm, seed].tests["mnist"].argmax(1) == labels for arm in (start, "random")
+            )
+            rows.append(
+                {
+                    "start": start,
+                    "seed": seed,
+                    "only_start_right": int((ours & ~base).sum()),
+                    "only_random_right": int((base & ~ours).sum()),
+                    "p": analysis.mcnemar(ours, base),
+                }
+            )
+    return rows
+
+
+def _robustness(study: _Study, main: dict) -> list[dict]:
+    labels = study.inputs.test.labels
+    rows = []
+    for corruption in study.inputs.corrupted:
+        reached = {
+            start: [
+                analysis.accuracy(labels, main[start, seed].tests[corruption].argmax(1))
+                for seed in study.seeds
+            ]
+            for start in study.plan.starts
+        }
+        for start, ours in reached.items():
+            difference = analysis.paired_interval(ours, reached["random"])
+            rows.append(
+                {
+                    "corruption": corruption,
+                    "start": start,
+                    **_interval(analysis.mean_interval(ours)),
+                    "difference": _interval(difference),
+                }
+            )
+    return rows
+
+
+def _efficiency(study: _Study, few: dict) -> dict:
+    """Accuracy by labelled images for each start, and what a start is worth in labels."""
+    plan, labels = study.plan, study.inputs.test.labels
+    sizes = np.array(plan.sizes)
+    accuracy = {
+        start: np.array(
+            [
+                [
+                    analysis.accuracy(labels, few[start, size, draw].tests["mnist"].argmax(1))
+                    for size in plan.sizes
+                ]
+                for draw in study.seeds
+            ]
+        )
+        for start in plan.starts
+    }
+    found = {"sizes": sizes.tolist()}
+    for start, ours in accuracy.items():
+        base = accuracy["random"]
+        found[start] = {
+            "accuracy": [_interval(analysis.mean_interval(column)) for column in ours.T],
+            "difference": [
+                _interval(analysis.paired_interval(a, b))
+                for a, b in zip(ours.T, base.T, strict=True)
+            ],
+            "label_factor": [
+                _interval(analysis.label_factor(sizes, base, ours, size)) for size in plan.sizes
+            ],
+            "equivalent_from": analysis.equivalence_size(sizes, ours, base, MARGIN),
+        }
+    return found
+
+
+def _interval(interval: analysis.Interval) -> dict:
+    return dataclasses.asdict(interval)
+
+
+def _seconds_per_step(study: _Study) -> float:
+    """Of one run alone on the machine, by which steps are turned into time."""
+    from midas_lib import train
+
+    one = vary(study.mnist, training__epochs=1, training__checks=(1, 1))
+    examples = study.inputs.train.take(np.arange(min(6400, len(study.inputs.train.labels))))
+    return train.seconds_per_step(examples, 10, one)
+
+
+def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
+    """What training changed in the networks: distance, similarity, sharpness, and whether their
+    solutions are connected. All on the first validation images; test images have no part in it."""
+    from midas_lib import probe
+
+    plan = study.plan
+    seen = study.inputs.validation.take(np.arange(min(2000, plan.validation)))
+    some = study.inputs.train.take(np.arange(min(2000, len(study.inputs.train.labels))))
+    names = [f"{layer}_relu" for layer in LAYERS] + ["features"]
+    arrays, rows, ends, features = {}, [], {}, {}
+    for start in plan.starts:
+        for seed in study.seeds:
+            before = _network(_weights(starts[start, seed], 10), study.mnist)
+            after = ends[start, seed] = _network(main[start, seed].weights, study.mnist)
+            features[start, seed] = probe.features(after, seen, names)
+            moved = probe.distances(before, after)
+            old = probe.features(before, seen, names)
+            for name in names:
+                new = features[start, seed][name]
+                rows.append(
+                    {
+                        "start": start,
+                        "seed": seed,
+                        "layer": name.removesuffix("_relu"),
+                        "distance": moved.get(name.removesuffix("_relu")),
+                        "cka_with_start": analysis.linear_cka(old[name], new),
+                        "cka_with_random": analysis.linear_cka(features["random", seed][name], new),
+                    }
+                )
+            if seed == 0:
+                arrays[f"{start}_filters_before"] = probe.first_filters(before)
+                arrays[f"{start}_filters_after"] = probe.first_filters(after)
+                arrays[f"{start}_embedding"] = analysis.embedding(old["features"][:1000])
+            rows[-1]["sharpness_before"] = probe.sharpness(before, some)
+            rows[-1]["sharpness"] = probe.sharpness(after, some)
+    alphas = np.linspace(0, 1, 11)
+    pairs = {
+        f"random and {start}, same seed": (("random", 0), (start, 0)) for start in plan.starts[1:]
+    }
+    for start in plan.starts:
+        if plan.seeds > 1:
+            pairs[f"{start}, two seeds"] = ((start, 0), (start, 1))
+    for label, (one, other) in pairs.items():
+        _, accuracies = probe.interpolate(ends[one], ends[other], alphas, some, seen)
+        arrays[f"path_{label}"] = 1 - accuracies
+    arrays["embedding_labels"] = seen.labels[:1000].astype(np.uint8)
+    return {"inside": rows, "paths": list(pairs)}, arrays
+
+
+def _network(weights: tuple[np.ndarray, ...], settings: Settings):
+    from midas_lib.model import build_cnn  # loads TensorFlow
+
+    model = build_cnn(len(weights[-1]), settings.preprocessing.size, settings.network)
+    model.set_weights(weights)
+    return model
+
+
+def describe(study: Study, results: dict, arm: str) -> dict:
+    """What stands beside a committed network: how to use it, and how it came about."""
+    return {
+        "class_names": list(config.DIGIT_NAMES),
+        "settings": dataclasses.asdict(study.settings[arm]),
+        "input": "picture: pixels 0-255, bright ink on black, as in MNIST",
+        "start": results["chosen_start"] if arm == "best" else arm,
+        "data": results["data"],
+        "versions": results["versions"],
+        "test_accuracy": results["arms"][arm]["runs"][0]["test_accuracy"],
+    }
