@@ -7,6 +7,7 @@ look is `report.mplstyle`.
 """
 
 import functools
+import textwrap
 from itertools import cycle
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
+    LogLocator,
     MaxNLocator,
     NullLocator,
 )
@@ -27,6 +30,30 @@ STYLE = Path(__file__).with_name("report.mplstyle")
 WIDTH = 7.0  # inches
 BLUE, RED, GREY, DARK = "#00599C", "#D55E00", "#6B6B6B", "#222222"
 SMALL = 10  # points, titles of small pictures
+
+# Part 2's arms look the same in every figure. The colours differ in lightness too, and each is dark
+# enough for text on white; what is no arm takes a style of OTHER_STYLES.
+ARM_STYLES = {
+    "random": {"label": "random start", "color": "#C85200", "marker": "s", "linestyle": "--"},
+    "digits": {"label": "400 digits", "color": "#7A2E8E", "marker": "D", "linestyle": "-."},
+    "characters": {"label": "62 characters", "color": "#07706B", "marker": "^", "linestyle": ":"},
+    "characters-digits": {
+        "label": "62 characters, then digits",
+        "color": "#12305A",
+        "marker": "o",
+        "linestyle": "-",
+    },
+}
+OTHER_STYLES = (
+    {"color": DARK, "marker": "v", "linestyle": "-"},
+    {"color": GREY, "marker": "P", "linestyle": "--"},
+    {"color": "#A8387C", "marker": "X", "linestyle": ":"},
+)
+# Ten colours for digits (Paul Tol's "muted", https://personal.sron.nl/~pault/).
+DIGIT_COLORS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
+    "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
+)  # fmt: skip
 
 
 def _styled(draw):
@@ -186,12 +213,9 @@ def learning_curves(histories):
             for name, dashes in ((f"val_{metric}", "-"), (metric, ":")):
                 if name in history:
                     runs = np.atleast_2d(history[name])
-                    epochs = np.arange(1, runs.shape[1] + 1)
                     line = style if dashes == "-" else style | {"marker": ""}
-                    ax.plot(epochs, runs.mean(0), dashes, **line, markevery=0.15)
-                    ax.fill_between(
-                        epochs, runs.min(0), runs.max(0), color=style["color"], alpha=0.15, lw=0
-                    )
+                    line = line | {"linestyle": dashes, "markevery": 0.15}
+                    _band(ax, np.arange(1, runs.shape[1] + 1), *_range(runs), line)
     upper.set(ylabel="Accuracy")
     _as_percent(upper.yaxis)
     lower.set(ylabel="Loss (nats)", xlabel="Epoch (passes over the training images)")
@@ -243,7 +267,7 @@ def size_curve(sizes, means, lows, highs):
     ax.set_xlim(sizes.min() / 1.15, sizes.max() * 1.4)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    _as_count(ax.xaxis)
     _as_percent(ax.yaxis)
     return figure
 
@@ -399,6 +423,213 @@ def reliability(curve_before, curve_after, ece_before, ece_after):
     return figure
 
 
+# --- starts compared ----------------------------------------------------------------------------
+# Arms are named by the keys of ARM_STYLES; any other name is drawn under itself.
+
+
+@_styled
+def convergence(curves):
+    """Validation error in training: {arm: (steps (checks,), error shares (seeds, checks))}.
+
+    The mean over the seeds and a band from the least to the largest; steps start at 1.
+    """
+    figure = Figure(figsize=(WIDTH, 4.4))
+    ax = figure.subplots()
+    for (steps, errors), style in zip(curves.values(), _styles(curves), strict=True):
+        _band(ax, steps, *_range(errors), style | {"markevery": 0.1})
+    ax.set(xlabel="Training steps (log scale)", ylabel="Validation error (log scale)")
+    _log_ticks(ax.xaxis, ax.yaxis)
+    _as_count(ax.xaxis)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def times_to(frame):
+    """Training steps until each threshold, by arm, with 95 % intervals.
+
+    `frame` has the columns threshold, arm, mean, low, high, censored (a DataFrame or a dict of
+    sequences). A mean is censored, and drawn hollow, when some run never arrives.
+    """
+    figure, ax = _dot_rows(frame, "threshold", frame["censored"])
+    note = "; hollow: a lower bound" if any(frame["censored"]) else ""
+    ax.set_xlabel(f"Training steps (log scale) with 95 % interval{note}")
+    ax.set_ylabel("Validation accuracy")
+    _log_ticks(ax.xaxis)
+    _as_count(ax.xaxis)
+    return figure
+
+
+@_styled
+def robustness(frame):
+    """Accuracy on corrupted pictures, by arm, with 95 % intervals.
+
+    `frame` has the columns corruption, arm, mean, low, high (a DataFrame or a dict of sequences).
+    """
+    figure, ax = _dot_rows(frame, "corruption", [False] * len(frame["arm"]))
+    ax.set_xlabel("Accuracy with 95 % interval")
+    _as_percent(ax.xaxis)
+    return figure
+
+
+@_styled
+def label_efficiency(sizes, curves, zero_shot=None):
+    """Test error against labelled images (sizes,): {arm: (means, lows, highs)}, each (sizes,).
+
+    All are accuracies. `zero_shot`, {arm: accuracy without a label}, stands hollow at the left.
+    """
+    figure = Figure(figsize=(WIDTH, 4.6))
+    ax = figure.subplots()
+    for accuracies, style in zip(curves.values(), _styles(curves), strict=True):
+        _band(ax, sizes, *(1 - np.asarray(accuracies)), style)
+    ticks = {}
+    if zero_shot:
+        none = min(sizes) / 2.5
+        ticks[none] = "none"
+        for reached, style in zip(zero_shot.values(), _styles(zero_shot), strict=True):
+            ax.plot(none, 1 - reached, **style | {"markerfacecolor": "white", "label": "_none"})
+    ax.set(xlabel="Labelled training images (log scale)", ylabel="Test error (log scale)")
+    _log_ticks(ax.yaxis)
+    _as_percent(ax.yaxis)
+    _size_ticks(ax, sizes, ticks)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def label_factors(sizes, factors, lows, highs):
+    """How many times as many labels a random start needs, with 95 % intervals; all (sizes,).
+
+    What is inf becomes an arrow to the top: the random start needs more labels than were tried.
+    """
+    sizes, factors, lows, highs = np.array([sizes, factors, lows, highs], float)
+    values = np.array([factors, lows, highs])
+    top = 2 * values[np.isfinite(values)].max(initial=1)
+    beyond = np.isinf(factors) | np.isinf(highs)
+    figure = Figure(figsize=(WIDTH, 3.8))
+    ax = figure.subplots()
+    ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
+    ax.plot(sizes, np.where(np.isinf(factors), np.nan, factors), "o", color=BLUE)
+    ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
+    ax.axhline(1, color=GREY, linestyle="--", linewidth=1.2, marker="")
+    note = "; arrow: no upper bound" if beyond.any() else ""
+    ax.set(
+        xlabel=f"Labelled images of the pre-trained start (log scale){note}",
+        ylabel="Labels a random start needs,\nas a multiple (log scale)",
+    )
+    _log_ticks(ax.yaxis)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    _size_ticks(ax, sizes, {})
+    return figure
+
+
+@_styled
+def transplant(layers, means, lows, highs):
+    """Accuracy against the layers taken over: three dicts {"fine-tuned" or "frozen": (layers,)}.
+
+    `layers` names the last layer taken over, the first being none; intervals are of 95 %.
+    """
+    figure = Figure(figsize=(WIDTH, 4))
+    ax = figure.subplots()
+    for name, style in zip(means, _styles(means), strict=True):
+        _band(ax, range(len(layers)), means[name], lows[name], highs[name], style)
+    ax.set(xlabel="Layers taken over, up to", ylabel="Test accuracy")
+    ax.set_xticks(range(len(layers)), layers)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def layer_profile(layers, values, ylabel):
+    """A quantity, named by `ylabel`, at each layer: {arm: (seeds, layers)}.
+
+    The mean over the seeds and a band from the least to the largest.
+    """
+    figure = Figure(figsize=(WIDTH, 3.8))
+    ax = figure.subplots()
+    for runs, style in zip(values.values(), _styles(values), strict=True):
+        _band(ax, range(len(layers)), *_range(runs), style)
+    ax.set(xlabel="Layer", ylabel=ylabel)
+    ax.set_xticks(range(len(layers)), layers)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def interpolation(alphas, losses):
+    """Test error on the straight line between two solutions: {label: (pairs, alphas)}.
+
+    `alphas` (alphas,) run from 0 to 1; the mean over the pairs and a band from least to largest.
+    """
+    figure = Figure(figsize=(WIDTH, 4))
+    ax = figure.subplots()
+    for errors, style in zip(losses.values(), _styles(losses), strict=True):
+        _band(ax, alphas, *_range(errors), style)
+    ax.set(
+        xlabel="Position on the line from one network (0) to the other (1)",
+        ylabel="Test error (log scale)",
+    )
+    _log_ticks(ax.yaxis)
+    _as_percent(ax.yaxis)
+    figure.legend(loc="outside lower center", ncols=2)  # the lines' ends lie together
+    return figure
+
+
+@_styled
+def per_digit(errors):
+    """Share of each digit's test images misread: {arm: (10,)}."""
+    figure = Figure(figsize=(WIDTH, 4))
+    ax = figure.subplots()
+    for shares, style in zip(errors.values(), _styles(errors), strict=True):
+        ax.plot(shares, **style | {"linewidth": 1})
+    ax.set(xlabel="Digit", ylabel="Images misread", xticks=range(10))
+    ax.set_ylim(bottom=0)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def embedding(points, labels, names):
+    """Pictures as points (n, 2), coloured by digit (n,), its name at each digit's median.
+
+    Only nearness means something: the axes have no unit.
+    """
+    points, labels = np.asarray(points), np.asarray(labels)
+    figure = Figure(figsize=(WIDTH, 5.6))
+    ax = figure.subplots()
+    ax.scatter(*points.T, s=8, c=np.array(DIGIT_COLORS)[labels], alpha=0.7, lw=0)
+    for digit in np.unique(labels):
+        ax.annotate(
+            names[digit],
+            np.median(points[labels == digit], axis=0),
+            ha="center",
+            va="center",
+            size=18,
+            weight="bold",
+            path_effects=[withStroke(linewidth=4, foreground="white")],
+        )
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def filters(kernels):
+    """First-layer filters, {title: (k, k, filters)}, side by side on one scale, gray being zero."""
+    figure = Figure(figsize=(WIDTH, 1 + WIDTH / len(kernels)))
+    axes = figure.subplots(1, len(kernels), squeeze=False)[0]
+    top = max(np.abs(weights).max() for weights in kernels.values())
+    for ax, (title, weights) in zip(axes, kernels.items(), strict=True):
+        drawn = ax.imshow(_mosaic(weights), vmin=-top, vmax=top, interpolation="nearest")
+        ax.set_title(textwrap.fill(title, 16))
+        ax.set_axis_off()
+    figure.colorbar(drawn, ax=axes, location="bottom", label="Weight", aspect=40, shrink=0.6)
+    return figure
+
+
 # --- shared -------------------------------------------------------------------------------------
 
 
@@ -419,6 +650,91 @@ def _sorted_dots(names, values, kind):
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.tick_params(axis="y", length=0)
     return figure
+
+
+def _styles(names):
+    """How to draw each name: an arm in its own style, another in one that no arm has."""
+    others = cycle(OTHER_STYLES)
+    return [ARM_STYLES.get(name) or {"label": name, **next(others)} for name in names]
+
+
+def _range(runs):
+    """Mean, least and largest over the first axis of (runs, n)."""
+    runs = np.atleast_2d(runs)
+    return runs.mean(0), runs.min(0), runs.max(0)
+
+
+def _band(ax, x, middle, lows, highs, style):
+    ax.plot(x, middle, **style)
+    ax.fill_between(x, lows, highs, color=style["color"], alpha=0.15, lw=0)
+
+
+def _label_ends(ax):
+    """Each line's label right of the axes, level with its end or as near as the others allow."""
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
+    labels = [textwrap.fill(line.get_label(), 16) for line in lines]
+    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
+    ends = np.array([line.get_xydata()[-1] for line in lines])
+    places = (ax.transData - ax.transAxes).transform(ends)[:, 1]
+    line_height = 1.3 * matplotlib.rcParams["font.size"] / 72 * ax.figure.dpi
+    heights = line_height * np.array([_lines([label]) for label in labels])
+    places = _spread(places, heights / ax.get_window_extent().height)
+    for line, label, end, place in zip(lines, labels, ends, places, strict=True):
+        ax.annotate(
+            label,
+            end,
+            (1.05, place),
+            textcoords="axes fraction",
+            va="center",
+            color=line.get_color(),
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "relpos": (0, 0.5)},
+        )
+
+
+def _spread(places, heights):
+    """The places (n,) moved apart, as little as it takes for things of these heights (n,)."""
+    order = np.argsort(places, kind="stable")
+    moved = np.array(places, float)[order]
+    gaps = (heights[order][1:] + heights[order][:-1]) / 2
+    for _ in range(500):
+        overlaps = np.maximum(gaps - np.diff(moved), 0) / 2
+        moved[1:] += overlaps
+        moved[:-1] -= overlaps
+    return moved[np.argsort(order)]
+
+
+def _dot_rows(frame, column, hollow):
+    """A row for each value of `column`, and in it a dot with its interval for each arm."""
+    rows, arms = (list(dict.fromkeys(frame[name])) for name in (column, "arm"))
+    styles = dict(zip(arms, _styles(arms), strict=True))
+    figure = Figure(figsize=(WIDTH, 1.4 + len(rows) * (0.16 + 0.12 * len(arms))))
+    ax = figure.subplots()
+    values = (frame[name] for name in (column, "arm", "mean", "low", "high"))
+    for row, arm, mean, low, high, is_hollow in zip(*values, hollow, strict=True):
+        style = styles[arm] | {"linestyle": ""}
+        if is_hollow:
+            style["markerfacecolor"] = "white"
+        y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
+        ax.errorbar([mean], [y], xerr=_bars([mean], [low], [high]), **style)
+    for place in range(0, len(rows), 2):
+        ax.axhspan(-place - 0.5, -place + 0.5, color="#F2F2F2", zorder=0)
+    ax.set_yticks(-np.arange(len(rows)), rows)
+    ax.set_ylim(0.5 - len(rows), 0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    handles = [Line2D([], [], **style | {"linestyle": ""}) for style in styles.values()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure, ax
+
+
+def _mosaic(kernels):
+    """Filters (k, k, n) as one picture, near to square, nan between them."""
+    size, _, count = np.shape(kernels)
+    columns = int(np.ceil(np.sqrt(count)))
+    tiles = np.full((-(-count // columns) * columns, size + 1, size + 1), np.nan)
+    tiles[:count, :size, :size] = np.moveaxis(kernels, -1, 0)
+    grid = tiles.reshape(-1, columns, size + 1, size + 1).swapaxes(1, 2)
+    return grid.reshape(-1, columns * (size + 1))[:-1, :-1]
 
 
 def _gray(images):
@@ -481,6 +797,25 @@ def _show(
 def _bars(means, lows, highs):
     """The distances from mean to bounds, (2, n), as `errorbar` takes them."""
     return np.abs(np.array([lows, highs], float) - np.asarray(means, float))
+
+
+def _log_ticks(*axes):
+    for axis in axes:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+
+
+def _size_ticks(ax, sizes, others):
+    """A log axis with a tick at each size, some of them labelled, and `others` {place: label}."""
+    labels = {size: f"{size:,.0f}" for size in sizes[:: -(-len(sizes) // 4)]} | others
+    ax.set_xscale("log")
+    ax.set_xticks(list(labels), labels.values())
+    ax.set_xticks(sizes, [], minor=True)
+
+
+def _as_count(axis):
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _as_percent(*axes):

@@ -7,10 +7,13 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
+from matplotlib.text import Text
 
 from midas_lib import analysis, plots
 from midas_lib.config import CLASS_NAMES, ROOT
+from midas_lib.plots import ARM_STYLES
 
 RNG = np.random.default_rng(0)
 
@@ -34,6 +37,18 @@ def intervals(ax):
     bars = [item for item in ax.containers if isinstance(item, ErrorbarContainer)]
     segments = [segment for bar in bars for segment in bar.lines[2][0].get_segments()]
     return [(segment[0][0], segment[-1][0]) for segment in segments if len(segment)]
+
+
+def bands(ax):
+    """{x: (low, high)} of every shaded band, in drawing order."""
+    corners = [band.get_paths()[0].vertices for band in ax.collections]
+    return [
+        {
+            x: (c[c[:, 0] == x, 1].min(), c[c[:, 0] == x, 1].max())
+            for x in np.unique(c[:, 0]).tolist()
+        }
+        for c in corners
+    ]
 
 
 def test_import_brings_neither_pyplot_nor_tensorflow():
@@ -292,3 +307,251 @@ def test_reliability_draws_filled_bins_and_names_the_errors():
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "40.0 %" in legend[0]
     assert "10.0 %" in legend[1]
+
+
+# --- starts compared ----------------------------------------------------------------------------
+
+
+def box(label):
+    """Where a label's text stands, in pixels, its leader not counted."""
+    return Text.get_window_extent(label)
+
+
+def luminance(color):
+    """Relative luminance as in WCAG 2.1."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_arms_can_be_told_apart_in_gray_and_their_names_read_on_white():
+    for trait in ("label", "marker", "linestyle"):
+        assert len({style[trait] for style in ARM_STYLES.values()}) == len(ARM_STYLES)
+    levels = sorted(luminance(style["color"]) for style in ARM_STYLES.values())
+    assert all((b + 0.05) / (a + 0.05) > 1.15 for a, b in pairwise(levels))
+    others = [luminance(style["color"]) for style in plots.OTHER_STYLES]
+    assert all(1.05 / (level + 0.05) > 4.5 for level in levels + others)
+    taken = {style["color"] for style in ARM_STYLES.values()}
+    assert taken.isdisjoint(style["color"] for style in plots.OTHER_STYLES)
+
+
+def test_convergence_draws_mean_and_range_on_logarithmic_axes():
+    errors = np.array([[0.5, 0.1, 0.02], [0.7, 0.3, 0.04]])
+    figure = plots.convergence(
+        {"digits": ([10, 100, 1000], errors), "random": ([20, 2000], [[0.9, 0.1]])}
+    )
+    ax = figure.axes[0]
+    digits, random = ax.lines
+    np.testing.assert_allclose(digits.get_xydata(), [[10, 0.6], [100, 0.2], [1000, 0.03]])
+    np.testing.assert_allclose(random.get_xydata(), [[20, 0.9], [2000, 0.1]])
+    assert bands(ax)[0] == {10: (0.5, 0.7), 100: (0.1, 0.3), 1000: (0.02, 0.04)}
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.yaxis.get_major_formatter()(0.005) == "0.5 %"
+    assert ax.xaxis.get_major_formatter()(2000) == "2,000"
+    assert texts(ax) == ["400 digits", "random start"]
+    for arm, line in (("digits", digits), ("random", random)):
+        style = ARM_STYLES[arm]
+        drawn = (line.get_color(), line.get_marker(), line.get_linestyle())
+        assert drawn == (style["color"], style["marker"], style["linestyle"])
+
+
+def test_labels_of_lines_that_end_together_keep_apart_and_in_order():
+    ends = {"digits": 0.0050, "characters": 0.0052, "random": 0.0051, "characters-digits": 0.0052}
+    figure = plots.convergence({arm: ([10, 1000], [[0.9, end]]) for arm, end in ends.items()})
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    labels = sorted(ax.texts, key=lambda text: box(text).y0)
+    assert [label.get_text() for label in labels] == [
+        "400 digits",
+        "random start",
+        "62 characters",
+        "62 characters,\nthen digits",
+    ]
+    boxes = [box(label) for label in labels]
+    assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
+    assert all(ax.bbox.x1 < place.x0 and place.x1 <= figure.bbox.x1 for place in boxes)
+
+
+def test_a_label_with_room_is_level_with_its_line():
+    figure = plots.per_digit({"random": np.full(10, 0.01), "digits": np.full(10, 0.002)})
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    for label, line in zip(ax.texts, ax.lines, strict=True):
+        end = ax.transData.transform(line.get_xydata()[-1])
+        assert (box(label).y0 + box(label).y1) / 2 == pytest.approx(end[1], abs=3)
+
+
+def test_times_to_has_a_row_a_threshold_and_draws_lower_bounds_hollow():
+    frame = {
+        "threshold": ["95 %", "95 %", "99 %", "99 %"],
+        "arm": ["random", "digits", "random", "digits"],
+        "mean": [200, 90, 3000, 800],
+        "low": [150, 80, 2500, 700],
+        "high": [260, 100, 3600, 900],
+        "censored": [False, False, True, False],
+    }
+    figure = plots.times_to(frame)
+    ax = figure.axes[0]
+    dots = [item.lines[0] for item in ax.containers]
+    assert [dot.get_xdata()[0] for dot in dots] == frame["mean"]
+    np.testing.assert_allclose(intervals(ax), list(zip(frame["low"], frame["high"], strict=True)))
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == frame["censored"]
+    assert [dot.get_color() for dot in dots] == [ARM_STYLES[arm]["color"] for arm in frame["arm"]]
+    places = [dot.get_ydata()[0] for dot in dots]
+    assert places == sorted(places, reverse=True)
+    assert [round(-place) for place in places] == [0, 0, 1, 1]
+    assert tick_labels(ax.yaxis) == [(-1, "99 %"), (0, "95 %")]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["random start", "400 digits"]
+    assert "hollow" in ax.get_xlabel()
+    assert ax.get_xscale() == "log"
+    all_arrive = plots.times_to(frame | {"censored": [False] * 4})
+    assert "hollow" not in all_arrive.axes[0].get_xlabel()
+
+
+def test_robustness_draws_accuracies_on_a_plain_axis():
+    frame = {
+        "corruption": ["blur", "noise"],
+        "arm": ["digits", "digits"],
+        "mean": [0.9, 0.5],
+        "low": [0.88, 0.4],
+        "high": [0.92, 0.6],
+    }
+    ax = plots.robustness(frame).axes[0]
+    assert [item.lines[0].get_xdata()[0] for item in ax.containers] == [0.9, 0.5]
+    np.testing.assert_allclose(intervals(ax), [(0.88, 0.92), (0.4, 0.6)])
+    assert tick_labels(ax.yaxis) == [(-1, "noise"), (0, "blur")]
+    assert ax.get_xscale() == "linear"
+    assert ax.xaxis.get_major_formatter()(0.9) == "90 %"
+
+
+def test_label_efficiency_turns_accuracies_into_errors():
+    curves = {"random": ([0.5, 0.75], [0.25, 0.7], [0.6, 0.8])}
+    ax = plots.label_efficiency([10, 100], curves, {"digits": 0.75}).axes[0]
+    curve, zero_shot = ax.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[10, 0.5], [100, 0.25]])
+    assert {x: pytest.approx(ends) for x, ends in bands(ax)[0].items()} == {
+        10: (0.4, 0.75),
+        100: (0.2, 0.3),
+    }
+    left, error = zero_shot.get_xydata()[0]
+    assert (left < 10, error) == (True, 0.25)
+    assert zero_shot.get_color() == ARM_STYLES["digits"]["color"]
+    assert zero_shot.get_markerfacecolor() == "white"
+    assert texts(ax) == ["random start"]
+    assert [label for _, label in tick_labels(ax.xaxis) if label] == ["none", "10", "100"]
+    assert ax.get_xlim()[0] < left
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    alone = plots.label_efficiency([10, 100], curves).axes[0]
+    assert [label for _, label in tick_labels(alone.xaxis) if label] == ["10", "100"]
+
+
+def test_many_sizes_are_all_ticked_and_few_labelled():
+    sizes = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
+    ax = plots.label_factors(sizes, *np.full((3, 12), 2.0)).axes[0]
+    ticks = tick_labels(ax.xaxis)
+    assert {place for place, _ in ticks} == set(sizes)
+    assert [label for _, label in ticks if label] == ["10", "100", "1,000", "10,000"]
+
+
+def test_label_factors_point_up_where_there_is_no_bound():
+    inf = np.inf
+    figure = plots.label_factors(
+        [10, 100, 1000, 2000], [8, 3, inf, inf], [5, 2, 1.5, inf], [12, inf, inf, inf]
+    )
+    ax = figure.axes[0]
+    dots, arrows, one = ax.lines
+    np.testing.assert_array_equal(dots.get_ydata(), [8, 3, np.nan, np.nan])
+    top = 2 * 12
+    np.testing.assert_array_equal(arrows.get_xydata(), [[100, top], [1000, top], [2000, top]])
+    assert arrows.get_marker() == "^"
+    bars = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    assert bars == [[5, 12], [2, top], [1.5, top], [top / 1.5, top]]
+    assert list(one.get_ydata()) == [1, 1]
+    assert ax.get_ylim()[0] < 1 < top < ax.get_ylim()[1]
+    assert "no upper bound" in ax.get_xlabel()
+    assert ax.yaxis.get_major_formatter()(5) == "5×"
+    bounded = plots.label_factors([10, 100], [8, 3], [5, 2], [12, 4]).axes[0]
+    assert "no upper bound" not in bounded.get_xlabel()
+    assert len(bounded.lines[1].get_xdata()) == 0
+
+
+def test_transplant_names_the_layers_and_both_ways():
+    means = {"fine-tuned": [0.9, 0.94], "frozen": [0.9, 0.8]}
+    lows = {"fine-tuned": [0.88, 0.93], "frozen": [0.88, 0.7]}
+    highs = {"fine-tuned": [0.92, 0.95], "frozen": [0.92, 0.85]}
+    ax = plots.transplant(["none", "conv 1"], means, lows, highs).axes[0]
+    tuned, frozen = ax.lines
+    assert (tuned.get_ydata().tolist(), frozen.get_ydata().tolist()) == ([0.9, 0.94], [0.9, 0.8])
+    assert bands(ax) == [
+        {0: (0.88, 0.92), 1: (0.93, 0.95)},
+        {0: (0.88, 0.92), 1: (0.7, 0.85)},
+    ]
+    assert texts(ax) == ["fine-tuned", "frozen"]
+    assert tick_labels(ax.xaxis) == [(0, "none"), (1, "conv 1")]
+    assert tuned.get_color() != frozen.get_color()
+    assert tuned.get_linestyle() != frozen.get_linestyle()
+
+
+def test_layer_profile_draws_mean_and_range_of_the_seeds():
+    runs = np.array([[0.25, 0.5], [0.75, 1.0]])
+    ax = plots.layer_profile(["conv 1", "dense"], {"characters": runs}, "Similarity (CKA)").axes[0]
+    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.75]
+    assert bands(ax) == [{0: (0.25, 0.75), 1: (0.5, 1.0)}]
+    assert texts(ax) == ["62 characters"]
+    assert tick_labels(ax.xaxis) == [(0, "conv 1"), (1, "dense")]
+    assert ax.get_ylabel() == "Similarity (CKA)"
+
+
+def test_interpolation_draws_mean_and_range_of_the_pairs():
+    random = np.array([[0.25, 0.75, 0.25], [0.25, 1.0, 0.25]])
+    figure = plots.interpolation([0, 0.5, 1], {"random": random, "random to digits": random / 2})
+    ax = figure.axes[0]
+    line, mixed = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.25], [0.5, 0.875], [1, 0.25]])
+    assert bands(ax)[0] == {0: (0.25, 0.25), 0.5: (0.75, 1.0), 1: (0.25, 0.25)}
+    assert ax.get_yscale() == "log"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["random start", "random to digits"]
+    assert mixed.get_color() not in [style["color"] for style in ARM_STYLES.values()]
+
+
+def test_per_digit_starts_at_zero_and_names_each_arm():
+    shares = {"random": np.linspace(0.01, 0.02, 10), "digits": np.full(10, 0.005)}
+    ax = plots.per_digit(shares).axes[0]
+    for line, expected in zip(ax.lines, shares.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([range(10), expected]))
+    assert texts(ax) == ["random start", "400 digits"]
+    assert tick_labels(ax.xaxis) == [(digit, str(digit)) for digit in range(10)]
+    assert ax.get_ylim()[0] == 0
+
+
+def test_embedding_colours_by_digit_and_writes_its_name_at_the_median():
+    points = np.array([[0, 0], [2, 1], [30, 7], [1, 5], [8, 8]], float)
+    ax = plots.embedding(points, [3, 3, 3, 0, 0], "abcd").axes[0]
+    scatter = ax.collections[0]
+    np.testing.assert_array_equal(scatter.get_offsets(), points)
+    colours = [tuple(colour[:3]) for colour in scatter.get_facecolors()]
+    assert colours == [to_rgb(plots.DIGIT_COLORS[digit]) for digit in (3, 3, 3, 0, 0)]
+    assert [(text.get_text(), tuple(text.xy)) for text in ax.texts] == [
+        ("a", (4.5, 6.5)),
+        ("d", (2, 1)),
+    ]
+    assert len(set(plots.DIGIT_COLORS)) == 10
+    assert ax.get_aspect() == 1  # distances count alike in both directions
+
+
+def test_filters_share_one_scale_about_zero():
+    first = np.arange(27, dtype=float).reshape(3, 3, 3) / 100
+    second = np.full((3, 3, 2), -0.5)
+    left, right, _ = plots.filters({"random": first, "digits": second}).axes
+    assert (title(left), title(right)) == ("random", "digits")
+    for ax in (left, right):
+        assert ax.images[0].get_clim() == (-0.5, 0.5)
+    picture = left.images[0].get_array().filled(np.nan)
+    assert picture.shape == (7, 7)  # two by two filters, the last place empty, a gap between
+    np.testing.assert_array_equal(picture[:3, :3], first[..., 0])
+    np.testing.assert_array_equal(picture[:3, 4:], first[..., 1])
+    np.testing.assert_array_equal(picture[4:, :3], first[..., 2])
+    assert np.isnan(picture).sum() == 49 - 27
+    np.testing.assert_array_equal(right.images[0].get_array()[:, :3], second[..., 0])
