@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -91,6 +92,8 @@ def run_all(
     found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
     todo = {name: task for name, task in zip(names, tasks, strict=True) if name not in found}
     if todo:
+        # A worker that has grown is replaced after its run, which is no cause for alarm.
+        warnings.filterwarnings("ignore", message="A worker stopped")
         executor = get_reusable_executor(max_workers=jobs or os.cpu_count())
         try:
             calls = [executor.submit(_work, name, t, folder, fresh) for name, t in todo.items()]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import papermill
 import pytest
 
 from midas_lib import config
@@ -132,6 +133,7 @@ class TestNotebook:
         names = {statement.target.id for statement in body}
         assert {"profile", "seeds", "jobs", "fresh", "from_results"} <= names
         assert all("#" in line for line in code(tagged[0]).splitlines() if line.strip())
+        assert names == papermill.inspect_notebook(notebook).keys()
 
     def test_writes_its_results_last_so_that_a_failed_run_leaves_none(self, notebook):
         assert "report.write_results(" in code(cells(notebook)[-1])
