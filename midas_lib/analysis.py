@@ -346,7 +346,7 @@ def ratio_interval(a, b):
     Raises ValueError for values that are not positive.
     """
     a, b = _paired(a, b)
-    if (a <= 0).any() or (b <= 0).any():
+    if not ((a > 0).all() and (b > 0).all()):
         raise ValueError("ratios need positive values")
     logs = mean_interval(np.log(a) - np.log(b))
     return Interval(*(float(np.exp(value)) for value in (logs.mean, logs.low, logs.high)), logs.n)
@@ -370,15 +370,17 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
     the labels. The baseline's mean error is taken as falling, logarithms joined by straight lines.
     k is inf where even its largest size is worse, and sizes[0] / size where its smallest is
     already as good. Percentile interval of the bootstrap over rows (Efron & Tibshirani 1993,
-    chapter 13); nan bounds for a single row.
+    chapter 13); nan bounds for a single row. Raises ValueError where the rows do not pair.
     """
     sizes, baseline, other = np.asarray(sizes, float), np.asarray(baseline), np.asarray(other)
+    if baseline.shape != other.shape:
+        raise ValueError(f"accuracies {baseline.shape} and {other.shape} are not paired by row")
     at = int(np.flatnonzero(sizes == size)[0])
 
     def factor(rows):
         error = np.minimum.accumulate(1 - baseline[rows].mean(0))
         wanted = 1 - other[rows, at].mean()
-        if wanted < error[-1]:
+        if wanted < error[-1] - 1e-9:  # rounding must not turn a tie into a lower bound
             return np.inf
         errors = np.log(np.maximum(error, 1e-9))[::-1]
         found = np.interp(np.log(max(wanted, 1e-9)), errors, np.log(sizes)[::-1])
@@ -403,7 +405,7 @@ def equivalence_size(sizes, a, b, margin):
     ):
         if not paired_interval(ours, theirs).within(margin):
             break
-        found = size
+        found = int(size)
     return found
 
 

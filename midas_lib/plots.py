@@ -69,6 +69,15 @@ def _styled(draw):
     return styled
 
 
+def in_words(values, form="{:.1%}"):
+    """{arm or name: number or numbers} as text, for a figure's alternative text."""
+    return "; ".join(
+        f"{ARM_STYLES.get(name, {'label': name})['label']} "
+        + ", ".join(form.format(value) for value in np.ravel(numbers))
+        for name, numbers in values.items()
+    )
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 

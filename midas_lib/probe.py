@@ -100,7 +100,7 @@ def _normalise(model: keras.Model, examples: Examples) -> None:
             layer.set_weights([gamma, beta, below.mean((0, 1, 2)), below.var((0, 1, 2))])
 
 
-def sharpness(model: keras.Model, examples: Examples, radius: float = 0.05) -> float:
+def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> float:
     """By how much, in nats, the loss on the examples rises after one step up its gradient, of
     `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius).
 

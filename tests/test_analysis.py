@@ -325,6 +325,8 @@ def test_ratio_is_geometric_and_turns_over():
     assert np.isnan(analysis.ratio_interval([2.0], [1.0]).low)
     with pytest.raises(ValueError, match="positive"):
         analysis.ratio_interval([1.0, 0.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="positive"):
+        analysis.ratio_interval([1.0, 1.0], [np.nan, 1.0])
 
 
 def test_area_under_curve_of_straight_lines():
@@ -364,6 +366,35 @@ def test_label_factors_interval_covers_what_the_rows_say():
     factor = analysis.label_factor(sizes, baseline, other, 10)
     assert 1 < factor.low < factor.mean < factor.high < 10
     assert factor == analysis.label_factor(sizes, baseline, other, 10)
+
+
+def test_label_factor_of_a_tie_at_the_largest_size_is_no_lower_bound():
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # an arm against itself, and its rows in another order
+        baseline = np.sort(rng.integers(9000, 9990, (20, 2)) / 1e4)
+        same = analysis.label_factor([10, 100], baseline, baseline, 100, draws=200)
+        assert (same.mean, same.high) == pytest.approx((1, 1))
+        turned = analysis.label_factor([10, 100], baseline, baseline[::-1], 100, draws=2)
+        assert turned.mean == pytest.approx(1)
+
+
+def test_label_factor_reads_a_curve_that_rises_again_as_flat():
+    baseline = 1 - np.array([[0.4, 0.1, 0.2]] * 2)
+    other = 1 - np.array([[0.1, 0.1, 0.1]] * 2)
+    assert analysis.label_factor([10, 100, 1000], baseline, other, 10).mean == pytest.approx(10)
+
+
+def test_label_factor_gives_an_open_bound_where_draws_pass_the_baseline():
+    baseline = 1 - np.array([[0.4, 0.1]] * 2)
+    other = 1 - np.array([[0.05, 0.1], [0.3, 0.1]])  # better than 100 labels, or than a few
+    factor = analysis.label_factor([10, 100], baseline, other, 10)
+    assert np.isfinite(factor.mean)
+    assert factor.high == np.inf
+
+
+def test_label_factor_refuses_rows_that_do_not_pair():
+    with pytest.raises(ValueError, match="not paired"):
+        analysis.label_factor([10, 100], np.ones((3, 2)), np.ones((4, 2)), 10)
 
 
 def test_equivalence_size_is_the_first_of_an_unbroken_row():

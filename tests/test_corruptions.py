@@ -24,9 +24,12 @@ def test_a_corruption_changes_every_picture_and_repeats(name, squares):
     np.testing.assert_array_equal(squares, before)
 
 
-def test_shift_moves_by_three_pixels_in_all_four_directions(squares):
-    moved = {(*map(int, np.argwhere(image)[0]),) for image in corrupt(squares, "shift")}
-    assert moved == {(11, 8), (5, 8), (8, 11), (8, 5)}
+def test_shift_moves_the_whole_square_in_all_eight_directions(squares):
+    spoilt = corrupt(squares, "shift")
+    moved = {(*map(int, np.argwhere(image)[0]),) for image in spoilt}
+    straight, diagonal = {(11, 8), (5, 8), (8, 11), (8, 5)}, {(10, 10), (10, 6), (6, 10), (6, 6)}
+    assert moved == straight | diagonal
+    assert (spoilt == 200).sum((1, 2)).tolist() == [144] * 40
 
 
 def test_rotation_turns_both_ways_and_keeps_the_ink(squares):

@@ -555,3 +555,10 @@ def test_filters_share_one_scale_about_zero():
     np.testing.assert_array_equal(picture[4:, :3], first[..., 2])
     assert np.isnan(picture).sum() == 49 - 27
     np.testing.assert_array_equal(right.images[0].get_array()[:, :3], second[..., 0])
+
+
+def test_numbers_in_words_name_the_arms():
+    values = {"random": 0.953, "digits": [0.9, 0.99], "1,000 labels": np.array([1])}
+    expected = "random start 95.3%; 400 digits 90.0%, 99.0%; 1,000 labels 100.0%"
+    assert plots.in_words(values) == expected
+    assert plots.in_words({"a": 2.25}, "{:.1f} steps") == "a 2.2 steps"

@@ -417,6 +417,7 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
             for arm, one in arms.items()
             if arm.startswith("variant/")
         ],
+        "batch": study.mnist.training.batch,
         "parameters": sum(w.size for w in best[0].weights),
     }
     arrays = {"steps": np.append(0, main["random", 0].history["step"])}
@@ -488,7 +489,7 @@ def _final(plan: Plan, arms: dict) -> list[dict]:
             difference = analysis.paired_interval(ours, base)
             rows.append(
                 {
-                    "start": start,
+                    "arm": start,
                     "metric": metric,
                     **_interval(analysis.mean_interval(ours)),
                     "difference": _interval(difference),
@@ -502,15 +503,15 @@ def _convergence(plan: Plan, arms: dict, horizon: int) -> list[dict]:
     """Steps to each accuracy by start: restricted mean, and ratio random / start."""
     rows = []
     for threshold in THRESHOLDS:
-        base = np.minimum(_column(arms, "random", f"steps_to_{threshold}"), horizon)
+        # A network that starts above the threshold needs no step: one keeps the ratio finite.
+        base = np.clip(_column(arms, "random", f"steps_to_{threshold}"), 1, horizon)
         for start in plan.starts:
             times = _column(arms, start, f"steps_to_{threshold}")
-            # A network that starts above the threshold needs no step: one keeps the ratio finite.
             ours = np.clip(times, 1, horizon)
             rows.append(
                 {
                     "threshold": threshold,
-                    "start": start,
+                    "arm": start,
                     **_interval(analysis.restricted_mean(times, horizon)),
                     "arrived": int(np.isfinite(times).sum()),
                     "ratio": _interval(analysis.ratio_interval(base, ours)),
@@ -530,9 +531,9 @@ def _disagreement(study: _Study, main: dict) -> list[dict]:
             )
             rows.append(
                 {
-                    "start": start,
+                    "arm": start,
                     "seed": seed,
-                    "only_start_right": int((ours & ~base).sum()),
+                    "only_this_right": int((ours & ~base).sum()),
                     "only_random_right": int((base & ~ours).sum()),
                     "p": analysis.mcnemar(ours, base),
                 }
@@ -556,7 +557,7 @@ def _robustness(study: _Study, main: dict) -> list[dict]:
             rows.append(
                 {
                     "corruption": corruption,
-                    "start": start,
+                    "arm": start,
                     **_interval(analysis.mean_interval(ours)),
                     "difference": _interval(difference),
                 }
@@ -567,7 +568,6 @@ def _robustness(study: _Study, main: dict) -> list[dict]:
 def _efficiency(study: _Study, few: dict) -> dict:
     """Accuracy by labelled images for each start, and what a start is worth in labels."""
     plan, labels = study.plan, study.inputs.test.labels
-    sizes = np.array(plan.sizes)
     accuracy = {
         start: np.array(
             [
@@ -580,21 +580,29 @@ def _efficiency(study: _Study, few: dict) -> dict:
         )
         for start in plan.starts
     }
-    found = {"sizes": sizes.tolist()}
+    base, rows = accuracy["random"], []
     for start, ours in accuracy.items():
-        base = accuracy["random"]
-        found[start] = {
-            "accuracy": [_interval(analysis.mean_interval(column)) for column in ours.T],
-            "difference": [
-                _interval(analysis.paired_interval(a, b))
-                for a, b in zip(ours.T, base.T, strict=True)
-            ],
-            "label_factor": [
-                _interval(analysis.label_factor(sizes, base, ours, size)) for size in plan.sizes
-            ],
-            "equivalent_from": analysis.equivalence_size(sizes, ours, base, MARGIN),
-        }
-    return found
+        for i, size in enumerate(plan.sizes):
+            factor = analysis.label_factor(plan.sizes, base, ours, size)
+            most = plan.sizes[-1] / size
+            rows.append(
+                {
+                    "arm": start,
+                    "size": size,
+                    **_interval(analysis.mean_interval(ours[:, i])),
+                    "difference": _interval(analysis.paired_interval(ours[:, i], base[:, i])),
+                    "factor": min(factor.mean, most),
+                    "factor_low": np.minimum(factor.low, most),
+                    "factor_high": np.minimum(factor.high, most),
+                    "at_least": np.isinf(factor.mean),
+                }
+            )
+    equivalent = {
+        start: analysis.equivalence_size(plan.sizes, ours, base, MARGIN)
+        for start, ours in accuracy.items()
+        if start != "random"
+    }
+    return {"rows": rows, "equivalent_from": equivalent}
 
 
 def _interval(interval: analysis.Interval) -> dict:
@@ -617,7 +625,7 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
 
     plan = study.plan
     seen = study.inputs.validation.take(np.arange(min(2000, plan.validation)))
-    some = study.inputs.train.take(np.arange(min(2000, len(study.inputs.train.labels))))
+    some = study.inputs.train.take(np.arange(min(1000, len(study.inputs.train.labels))))
     names = [f"{layer}_relu" for layer in LAYERS] + ["features"]
     arrays, rows, ends, features = {}, [], {}, {}
     for start in plan.starts:
@@ -631,7 +639,7 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
                 new = features[start, seed][name]
                 rows.append(
                     {
-                        "start": start,
+                        "arm": start,
                         "seed": seed,
                         "layer": name.removesuffix("_relu"),
                         "distance": moved.get(name.removesuffix("_relu")),
