@@ -1,13 +1,90 @@
-"""Loss functions: one function each, with the paper it comes from."""
+"""Loss functions: one function each, with the paper it comes from.
+
+All take targets and logits, (n, classes) each, and return a scalar. For those of complementary
+labels a target is the one-hot vector of the class that the example is said *not* to have, each of
+the other classes being as likely to be named.
+"""
 
 import keras
+from keras import ops
 
 
 def cross_entropy(targets, logits, smoothing: float = 0.0):
     """Mean cross-entropy against targets of which a share is spread over all classes.
 
-    targets: (n, classes), rows summing to 1. logits: (n, classes). smoothing: in [0, 1) (label
-    smoothing, Szegedy et al. 2016, section 7). Returns a scalar, in nats.
+    targets: rows summing to 1. smoothing: in [0, 1) (label smoothing, Szegedy et al. 2016, section
+    7). In nats.
     """
     targets = targets * (1 - smoothing) + smoothing / logits.shape[-1]
-    return keras.ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True))
+    return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True))
+
+
+def forward(targets, logits, leak: float = 0.0):
+    """Minus the log-likelihood of the complementary label (Yu et al. 2018, section 3.2): classes
+    other than the true one share 1 - leak evenly, and a share `leak` names the true one after all.
+    """
+    named = _probability(targets, logits)
+    others = (1 - named) / (logits.shape[-1] - 1)
+    return -ops.mean(ops.log(leak * named + (1 - leak) * others + 1e-7))
+
+
+def scl_nl(targets, logits):
+    """-log(1 - p) of the named class (Chou et al. 2020, section 4.2): `forward` without a leak, up
+    to a constant."""
+    return -ops.mean(ops.log(1 - _probability(targets, logits) + 1e-7))
+
+
+def scl_exp(targets, logits):
+    """exp(p) of the named class (Chou et al. 2020, section 4.2)."""
+    return ops.mean(ops.exp(_probability(targets, logits)))
+
+
+def pairwise_comparison(targets, logits):
+    """Sum over the other classes of the sigmoid loss of their lead over the named one (PC, Ishida
+    et al. 2017, section 3)."""
+    lead = logits - ops.sum(targets * logits, -1, keepdims=True)
+    return ops.mean(ops.sum((1 - targets) * ops.sigmoid(-lead), -1))
+
+
+def weighted(targets, logits):
+    """Cross-entropy of the named class under a softmax of 1 - p, that term weighted up where p is
+    small (L-W, Gao & Zhang 2021)."""
+    away = 1 - ops.softmax(logits)
+    logs = ops.sum(targets * ops.log_softmax(away), -1)
+    weight = ops.sum(targets * away, -1) / (logits.shape[-1] - 1)
+    return -ops.mean((1 + weight) * logs)
+
+
+def non_negative(targets, logits):
+    """The unbiased risk, each class's part of it held at zero or above (NN, Ishida et al. 2019,
+    section 4)."""
+    return ops.sum(ops.maximum(_partial_risks(targets, logits), 0))
+
+
+def gradient_ascent(targets, logits):
+    """The unbiased risk; where a class's part of it is negative, those parts turned over instead
+    (GA, Ishida et al. 2019, section 4)."""
+    risks = _partial_risks(targets, logits)
+    return ops.where(ops.min(risks) < 0, -ops.sum(ops.minimum(risks, 0)), ops.sum(risks))
+
+
+def _partial_risks(targets, logits):
+    """Unbiased estimate of each class's share of the cross-entropy risk, (classes,) (Ishida et al.
+    2019, theorem 1)."""
+    losses = -ops.log_softmax(logits)
+    return ops.mean(losses - (logits.shape[-1] - 1) * targets * losses, 0)
+
+
+def _probability(targets, logits):
+    return ops.sum(targets * ops.softmax(logits), -1)
+
+
+COMPLEMENTARY = {
+    "forward": forward,
+    "SCL-NL": scl_nl,
+    "SCL-EXP": scl_exp,
+    "PC": pairwise_comparison,
+    "L-W": weighted,
+    "NN": non_negative,
+    "GA": gradient_ascent,
+}

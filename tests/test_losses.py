@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from midas_lib import losses
 
@@ -31,3 +32,87 @@ def test_cross_entropy_with_mixed_targets():
     second = 0.5 * math.log(10) + 0.5 * math.log(1 / 0.8)
     expected = (first + second) / 2
     assert float(losses.cross_entropy(targets, LOGITS)) == pytest.approx(expected)
+
+
+# --- complementary labels: the first picture is no 0, the second no 2 ---------------------------
+
+P = np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+NAMED = np.array([[1, 0, 0], [0, 0, 1]], np.float32)  # with probabilities 0.5 and 0.8
+
+
+def softmax(values):
+    return np.exp(values) / np.exp(values).sum()
+
+
+def partial_risks():
+    """Class by class: mean of its losses, less twice (classes - 1) those of who is said not to be
+    of it."""
+    logs = -np.log(P)
+    return [
+        (logs[0, 0] + logs[1, 0] - 2 * logs[0, 0]) / 2,
+        (logs[0, 1] + logs[1, 1]) / 2,
+        (logs[0, 2] + logs[1, 2] - 2 * logs[1, 2]) / 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forward", -(math.log(0.5 / 2) + math.log(0.2 / 2)) / 2),
+        ("SCL-NL", -(math.log(0.5) + math.log(0.2)) / 2),
+        ("SCL-EXP", (math.exp(0.5) + math.exp(0.8)) / 2),
+        # A lead of z costs 1 / (1 + exp(z)): here exp(z) is 1/2 twice, then 1/8 twice.
+        ("PC", (2 / 1.5 + 2 / 1.125) / 2),
+        (
+            "L-W",
+            -(
+                (1 + 0.5 / 2) * math.log(softmax(1 - P[0])[0])
+                + (1 + 0.2 / 2) * math.log(softmax(1 - P[1])[2])
+            )
+            / 2,
+        ),
+        ("NN", sum(max(risk, 0) for risk in partial_risks())),
+        ("GA", sum(partial_risks())),
+    ],
+)
+def test_complementary_losses_by_hand(name, expected):
+    assert min(partial_risks()) > 0
+    loss = losses.COMPLEMENTARY[name]
+    assert float(loss(NAMED, LOGITS)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(NAMED, LOGITS + 7)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_forward_knows_of_the_leak():
+    expected = -sum(math.log(0.1 * p + 0.9 * (1 - p) / 2) for p in (0.5, 0.8)) / 2
+    assert float(losses.forward(NAMED, LOGITS, 0.1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_negative_parts_are_cut_or_turned_over():
+    # Surely not of class 0 by its label, and almost surely of it by the network.
+    logits = np.log(np.array([[0.01, 0.495, 0.495]], np.float32))
+    risks = [math.log(0.01), -math.log(0.495), -math.log(0.495)]
+    named = NAMED[:1]
+    assert float(losses.non_negative(named, logits)) == pytest.approx(sum(risks[1:]), rel=1e-5)
+    assert float(losses.gradient_ascent(named, logits)) == pytest.approx(-risks[0], rel=1e-5)
+
+
+# Not GA, which climbs here: one picture's risk for the class it is not is negative.
+@pytest.mark.parametrize("name", [name for name in losses.COMPLEMENTARY if name != "GA"])
+def test_naming_a_class_lowers_its_logit(name):
+    logits = tf.Variable(np.zeros((1, 3), np.float32))
+    with tf.GradientTape() as tape:
+        loss = losses.COMPLEMENTARY[name](NAMED[:1], logits)
+    gradient = tape.gradient(loss, logits).numpy()[0]
+    assert gradient[0] > 0
+    assert gradient[1] == pytest.approx(gradient[2])
+    assert gradient[1] < 0
+
+
+def test_unbiased_risk_is_the_cross_entropy_on_average():
+    """Each of the two wrong labels once for each picture: their mean is the true labels' risk."""
+    truth = np.array([1, 2])
+    wrong = np.array([[k for k in range(3) if k != label] for label in truth])
+    eye = np.eye(3, dtype=np.float32)
+    risks = [losses._partial_risks(eye[wrong[:, i]], LOGITS) for i in range(2)]
+    expected = [0, -math.log(P[0, 1]) / 2, -math.log(P[1, 2]) / 2]
+    np.testing.assert_allclose(np.mean(risks, 0), expected, atol=1e-6)
