@@ -48,12 +48,13 @@ ABLATIONS = {
         "36 pixels": {"preprocessing__size": 36},
     },
 }
+# What these are worth grows with the epochs: a plan may train them as long as the headline.
+SLOW_GROUP = "Regularization"
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
 # Weight of the geometry's log-likelihood beside the picture's: below 1, as the picture already
-# tells part of it, and higher once the writer's own habit is out of it.
-GEOMETRY_WEIGHT = 0.3
-AWARE_WEIGHT = 0.7
+# tells part of it. Of 0.3 to 0.7, chosen on the first of the choosing partitions.
+GEOMETRY_WEIGHT = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +62,17 @@ class Plan:
     """How much of part 1's study a profile runs.
 
     per_class: images of each class used, None for all. epochs: of the main arms. partitions: 5-fold
-    partitions of the headline. ablation_epochs: of the ablations, each a 5-fold pass.
-    ablation_partitions: passes of those that the first pass leaves open. variants: how many of each
-    group of ablations, None for all. sizes: training images per class compared. changes:
-    on top of the default settings.
+    partitions of the headline. ablation_epochs: of the ablations, each a 5-fold pass;
+    slow_ablation_epochs: of those of `SLOW_GROUP`. ablation_partitions: passes of those that the
+    first pass leaves open. variants: how many of each group of ablations, None for all. sizes:
+    training images per class compared. changes: on top of the default settings.
     """
 
     per_class: int | None = None
     epochs: int = 30
     partitions: int = 5
     ablation_epochs: int = 12
+    slow_ablation_epochs: int = 30
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)
@@ -84,14 +86,20 @@ class Plan:
             for variant in list(variants)[: self.variants]
         ]
 
+    def epochs_of(self, group: str) -> int:
+        """How long the ablations of a group are trained."""
+        return self.slow_ablation_epochs if group == SLOW_GROUP else self.ablation_epochs
+
 
 PLANS = {
     "smoke": Plan(
-        per_class=5, epochs=2, partitions=1, ablation_epochs=1, ablation_partitions=1, variants=1,
-        sizes=(2,), changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
+        per_class=5, epochs=2, partitions=1, ablation_epochs=1, slow_ablation_epochs=1,
+        ablation_partitions=1, variants=1, sizes=(2,),
+        changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
     "standard": Plan(
-        epochs=15, partitions=1, ablation_epochs=6, ablation_partitions=1, variants=1, sizes=(10,)
+        epochs=15, partitions=1, ablation_epochs=6, slow_ablation_epochs=6, ablation_partitions=1,
+        variants=1, sizes=(10,),
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -231,15 +239,25 @@ def _ablations(
     partition: int,
     variants: list[str] | None = None,
 ) -> "dict[str, _Pass]":
-    """The same for the chosen settings and the variants (None: all) on one partition."""
-    brief = vary(settings, seed=partition, training__epochs=plan.ablation_epochs)
+    """The same for the variants (None: all) on one partition, and for the chosen settings at each
+    of their lengths."""
     fold = data.folds(inputs.characters.labels, partition)
-    passes = {f"ablation/chosen/{partition}": _Pass(inputs, brief, fold)}
-    for _, variant, changes in plan.ablations():
+
+    def one(epochs, changes):
+        changed = vary(settings, seed=partition, training__epochs=epochs, **changes)
+        return _Pass(inputs, changed, fold)
+
+    passes = {}
+    for group, variant, changes in plan.ablations():
         if variants is None or variant in variants:
-            one = _Pass(inputs, vary(brief, **changes), fold)
-            passes[f"ablation/{variant}/{partition}"] = one
+            epochs = plan.epochs_of(group)
+            passes.setdefault(_chosen(epochs, partition), one(epochs, {}))
+            passes[f"ablation/{variant}/{partition}"] = one(epochs, changes)
     return passes
+
+
+def _chosen(epochs: int, partition: int) -> str:
+    return f"ablation/chosen for {epochs} epochs/{partition}"
 
 
 def _train(passes: "dict[str, _Pass]", jobs: int | None, fresh: bool) -> list[runs.Outcome]:
@@ -295,7 +313,7 @@ class _Pass:
             analysis.remove_writer_offsets(geometry, self.labels, writers, self.fold != k)
             for k in range(5)
         ]
-        return self.told_by_fold(corrected, AWARE_WEIGHT)
+        return self.told_by_fold(corrected, GEOMETRY_WEIGHT)
 
     def told_by_fold(self, geometries: list[np.ndarray], weight: float) -> "_Answers":
         parts = []
@@ -365,15 +383,14 @@ def _ablation_rows(
 ) -> list[dict]:
     """Each variant against the chosen settings, paired by image over the passes it has."""
 
-    def hits(variant, numbers):
-        return np.mean([answers[f"ablation/{variant}/{p}"].correct for p in numbers], 0)
-
     rows = []
     for group, variant, _ in plan.ablations():
-        numbers = [p for p in CHOOSING_PARTITIONS if f"ablation/{variant}/{p}" in answers]
-        ours, base = hits(variant, numbers), hits("chosen", numbers)
+        epochs = plan.epochs_of(group)
+        passes = [p for p in CHOOSING_PARTITIONS if f"ablation/{variant}/{p}" in answers]
+        ours = np.mean([answers[f"ablation/{variant}/{p}"].correct for p in passes], 0)
+        base = np.mean([answers[_chosen(epochs, p)].correct for p in passes], 0)
         interval = analysis.paired_cluster_interval(ours, base, characters.writers)
-        rows.append(_row(group, variant, float(ours.mean()), interval, len(numbers)))
+        rows.append(_row(group, variant, ours, interval, epochs, len(passes)))
     return rows
 
 
@@ -401,8 +418,7 @@ def _summary(
         return dataclasses.asdict(analysis.paired_cluster_interval(hits, others, writers))
 
     headline = [answers[name] for name in partitions]
-    first, base = headline[0], answers[f"ablation/chosen/{CHOOSING_PARTITIONS[0]}"]
-    disjoint = answers["writer-disjoint/1"]
+    first, disjoint = headline[0], answers["writer-disjoint/1"]
     hits = {
         "cross-validation": correct("cross-validation"),
         "picture alone": correct("picture-alone"),
@@ -412,7 +428,11 @@ def _summary(
         "ensemble": np.mean([one.probabilities for one in headline], 0).argmax(1) == labels,
     }
     nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
-    rows = [_row("Chosen settings", "all as chosen", float(base.correct.mean()), nothing, 1)]
+    rows = [
+        _row("Chosen settings", f"{epochs} epochs", answers[name].correct, nothing, epochs, 1)
+        for epochs in sorted({plan.ablation_epochs, plan.slow_ablation_epochs})
+        if (name := _chosen(epochs, CHOOSING_PARTITIONS[0])) in answers
+    ]
     rows += _ablation_rows(characters, plan, answers)
     calibrated, temperature = _calibrate(first)
     sizes = {size: answers[f"size-{size}/1"].correct for size in plan.sizes}
@@ -464,14 +484,20 @@ def _summary(
 
 
 def _row(
-    group: str, variant: str, accuracy: float, interval: analysis.Interval, passes: int
+    group: str,
+    variant: str,
+    correct: np.ndarray,
+    interval: analysis.Interval,
+    epochs: int,
+    passes: int,
 ) -> dict:
     return {
         "group": group,
         "variant": variant,
         "difference": interval.mean,
         **dataclasses.asdict(interval),
-        "accuracy": accuracy,
+        "accuracy": float(correct.mean()),
+        "epochs": epochs,
         "passes": passes,
     }
 
