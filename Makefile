@@ -27,10 +27,10 @@ REPORT = $(MIDAS) report --profile "$(PROFILE)" $(if $(SEEDS),--seeds $(SEEDS)) 
   $(if $(JOBS),--jobs $(JOBS)) $(if $(filter-out 0,$(FRESH)),--fresh)
 FROM_CALLER = cd "$$CALLER" && "$$CHECKOUT/.venv/bin/python" -m midas_lib
 NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
-export CHECKPOINT TEST IMG
+export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 pages evaluate predict lab test lint clean
+.PHONY: help env data reports part1 part2 pages evaluate predict audit lab test lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -97,6 +97,11 @@ evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras]
 	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
 	@echo "==> evaluating on $$TEST" >&2
 	@$(FROM_CALLER) evaluate --test "$$TEST" $(NETWORK) $(ARGS)
+
+audit: env ## find out what is wrong with labels: DIR=folder or zip of digits
+	@if [ -z "$$DIR" ]; then echo "make: say what to audit: make audit DIR=path" >&2; exit 2; fi
+	@echo "==> auditing $$DIR" >&2
+	@$(FROM_CALLER) audit "$$DIR" $(ARGS)
 
 predict: env ## read characters: IMG="image ..." [CHECKPOINT=file.keras]
 	@if [ -z "$$IMG" ]; then echo "make: say what to read: make predict IMG=path" >&2; exit 2; fi

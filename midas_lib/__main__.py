@@ -108,6 +108,34 @@ def predict(args):
     return predictions, _columns([("file", "label", "probability"), *rows])
 
 
+def audit(args):
+    from midas_lib import inference
+
+    if args.limit < 1:
+        raise UserError(f"--limit {args.limit}: give 1 or more")
+    witness = None if args.witness == "none" else inference.load_classifier(args.witness)
+    found = inference.audit_folders(args.folder, witness, args.limit)
+    for skipped in found["skipped"]:
+        _say(f"skipped {skipped['file']}: {skipped['reason']}")
+    low, high = found["own_folder_rate_interval"]
+    rows = [
+        ("images", str(found["n"])),
+        ("verdict", found["verdict"]),
+        ("because", found["reason"]),
+        ("advice", found["advice"]),
+        (
+            "in their own folder",
+            f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})",
+        ),
+    ]
+    cells = [[f"{share:.1%}" for share in row] for row in found["transition"]]
+    table = [
+        ("class", *(f"in {name}" for name in found["classes"])),
+        *((name, *row) for name, row in zip(found["classes"], cells, strict=True)),
+    ]
+    return found, f"{_columns(rows)}\n\n{_columns(table)}"
+
+
 def _say(text):
     print(text, file=sys.stderr, flush=True)
 
@@ -181,6 +209,13 @@ def _parser():
     sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")
     sub.add_argument("--test", type=Path, required=True, help="a folder or zip of images")
     sub.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to FILE")
+
+    sub = command(audit, "find out what is wrong with the labels of a set of digits")
+    sub.add_argument("folder", type=Path, help="a folder or zip with one folder for each digit")
+    about = "a .keras file to ask as well, or none (default: part 1's network)"
+    sub.add_argument("--witness", default=CHECKPOINT, metavar="FILE", help=about)
+    about = "images looked at, drawn at random (default 20000)"
+    sub.add_argument("--limit", type=int, default=20_000, metavar="N", help=about)
 
     sub = command(predict, "read characters from image files")
     sub.add_argument("image", nargs="+", type=Path, help="image files")

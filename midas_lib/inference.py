@@ -11,8 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from midas_lib import analysis, data, sources
-from midas_lib.config import Preprocessing, UserError
+from midas_lib import analysis, audit, data, sources
+from midas_lib.config import DIGIT_NAMES, Preprocessing, UserError
 
 BATCH = 256
 NESTING = 3  # zips within zips are opened this deep
@@ -155,6 +155,89 @@ def evaluate(classifier: Classifier, path) -> dict:
         probabilities = np.stack([row for _, _, row in answers])
         document |= _measures(truth, probabilities, classifier.class_names)
     return document
+
+
+def audit_folders(path, witness: Classifier | None = None, limit: int = 20_000) -> dict:
+    """`audit.audit` of a folder or zip of digits, one folder for each class.
+
+    A class's folder is named by its digit, or `SampleCCC` with CCC from 001 for 0. witness: answers
+    beside the folders; it must know the classes. limit: images looked at, drawn at random. Returns,
+    JSON-ready: n, classes, verdict, reason, advice, own_folder_rate, own_folder_rate_interval,
+    transition, transition_low, transition_high, counts, evidence and skipped ([{"file",
+    "reason"}]). Raises `UserError` for a folder that is no class, a class without enough readable
+    images, fewer than three classes, or a witness that does not know them.
+    """
+    path = Path(path)
+    total = sum(1 for _ in _contents(path, []))
+    chosen = set(np.random.default_rng(0).permutation(total)[:limit].tolist())
+    skipped, scans, labels, pictures, answers = [], [], [], [], []
+
+    def look():
+        stacked = np.stack(scans)
+        pictures.append(data.preprocess(stacked, Preprocessing(mode="mnist"))[0][..., 0])
+        if witness is not None:
+            answers.append(witness.probabilities(stacked))
+        scans.clear()
+
+    for i, (name, content) in enumerate(_contents(path, skipped)):
+        label = _label(name, DIGIT_NAMES)
+        if label is None:
+            raise UserError(
+                f"{path}: {name} lies in no class folder; name them 0 to 9, and keep others away"
+            )
+        if i not in chosen:
+            continue
+        try:
+            scans.append(_scan(content, name))
+        except UserError as error:
+            skipped.append({"file": name, "reason": str(error).removeprefix(f"{name}: ")})
+            continue
+        labels.append(label)
+        if len(scans) == BATCH:
+            look()
+    if scans:
+        look()
+    classes, folders, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _check_classes(path, classes, counts)
+    names = [DIGIT_NAMES[c] for c in classes]
+    probabilities = None
+    if witness is not None:
+        if not set(names) <= set(witness.class_names):
+            raise UserError(f"the witness does not know the classes {', '.join(names)}")
+        columns = [witness.class_names.index(name) for name in names]
+        probabilities = np.concatenate(answers)[:, columns]
+    found = audit.audit(np.concatenate(pictures), folders, probabilities)
+    return {
+        "n": len(labels),
+        "classes": names,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "advice": found.advice,
+        "own_folder_rate": found.own_folder_rate.mean,
+        "own_folder_rate_interval": [found.own_folder_rate.low, found.own_folder_rate.high],
+        "transition": found.transition.tolist(),
+        "transition_low": found.low.tolist(),
+        "transition_high": found.high.tolist(),
+        "counts": found.counts.tolist(),
+        "evidence": found.evidence,
+        "skipped": skipped,
+    }
+
+
+def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
+    folders = [folder for folder in path.rglob("*") if folder.is_dir()] if path.is_dir() else []
+    for folder in folders:
+        label = _label(f"{folder.name}/", DIGIT_NAMES)
+        if label is not None and label not in classes:
+            raise UserError(f"{folder}: holds no readable image; fill it, or remove it")
+    if len(classes) < 3:
+        raise UserError(f"{path}: holds images of {len(classes)} classes; an audit takes 3 or more")
+    if counts.min() < audit.FEWEST:
+        rarest = DIGIT_NAMES[classes[counts.argmin()]]
+        raise UserError(
+            f"{path}: {counts.min()} readable images in folder {rarest}; an audit takes"
+            f" {audit.FEWEST} of each class or more"
+        )
 
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:

@@ -17,8 +17,8 @@ NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 # The module table of the design: beside the standard library, a module imports only these.
 # Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
 # settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
-# bar; scikit-learn for data's stratified splits; and for report what comes with nbconvert and
-# papermill.
+# bar; scikit-learn for data's stratified splits and audit's clusters; scipy for audit's tests;
+# and for report what comes with nbconvert and papermill.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "studies": "studies numpy model train runs data corruptions analysis probe config",
     "probe": "keras tensorflow numpy data train",
     "analysis": "numpy scipy sklearn",
-    "audit": "numpy analysis",
+    "audit": "numpy scipy sklearn analysis",
     "plots": "numpy matplotlib",
-    "inference": "keras numpy data analysis sources model config",
+    "inference": "keras numpy data analysis audit sources model config",
     "report": "nbconvert papermill nbformat nbclient jupyter_client ipykernel IPython jinja2"
     " matplotlib numpy config",
     "__main__": "report sources inference config",
