@@ -30,7 +30,7 @@ NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
 export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 pages evaluate predict audit lab test lint clean
+.PHONY: help env data reports part1 part2 part3 pages evaluate predict audit lab test lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -88,6 +88,10 @@ part1: env ## the report of part 1: 62 characters
 part2: env ## the report of part 2: what a pre-trained start is worth on MNIST
 	@echo "==> making the report of part 2, profile $(PROFILE)" >&2
 	@$(REPORT) 2 $(ARGS)
+
+part3: env ## the report of part 3: every label is wrong
+	@echo "==> making the report of part 3, profile $(PROFILE)" >&2
+	@$(REPORT) 3 $(ARGS)
 
 pages: env ## draw the published pages anew from their results files, without training
 	@echo "==> drawing the pages from executed/results" >&2

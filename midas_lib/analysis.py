@@ -363,14 +363,27 @@ def area_under_curve(steps, values, horizon):
     return float(np.trapezoid(np.interp(where, steps, values), where) / horizon)
 
 
+def labels_needed(sizes, accuracies, wanted):
+    """How many labels give the accuracy `wanted`, by accuracies (s,) at increasing sizes (s,).
+
+    The error is taken as falling, its logarithm and that of the size joined by straight lines; inf
+    where even the largest size is worse, the smallest where it is already as good.
+    """
+    error = np.minimum.accumulate(1 - np.asarray(accuracies))
+    if 1 - wanted < error[-1] - 1e-9:  # rounding must not turn a tie into a lower bound
+        return np.inf
+    errors = np.log(np.maximum(error, 1e-9))[::-1]
+    found = np.interp(np.log(max(1 - wanted, 1e-9)), errors, np.log(sizes)[::-1])
+    return float(np.exp(found))
+
+
 def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
     """k such that `other` with `size` labels is as good as the baseline with k times `size`.
 
     sizes: (s,) increasing; baseline, other: accuracies (rows, s), paired by row, such as a draw of
-    the labels. The baseline's mean error is taken as falling, logarithms joined by straight lines.
-    k is inf where even its largest size is worse, and sizes[0] / size where its smallest is
-    already as good. Percentile interval of the bootstrap over rows (Efron & Tibshirani 1993,
-    chapter 13); nan bounds for a single row. Raises ValueError where the rows do not pair.
+    the labels; `labels_needed` of the baseline's mean. Percentile interval of the bootstrap over
+    rows (Efron & Tibshirani 1993, chapter 13); nan bounds for a single row. Raises ValueError where
+    the rows do not pair.
     """
     sizes, baseline, other = np.asarray(sizes, float), np.asarray(baseline), np.asarray(other)
     if baseline.shape != other.shape:
@@ -378,13 +391,7 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
     at = int(np.flatnonzero(sizes == size)[0])
 
     def factor(rows):
-        error = np.minimum.accumulate(1 - baseline[rows].mean(0))
-        wanted = 1 - other[rows, at].mean()
-        if wanted < error[-1] - 1e-9:  # rounding must not turn a tie into a lower bound
-            return np.inf
-        errors = np.log(np.maximum(error, 1e-9))[::-1]
-        found = np.interp(np.log(max(wanted, 1e-9)), errors, np.log(sizes)[::-1])
-        return float(np.exp(found) / size)
+        return labels_needed(sizes, baseline[rows].mean(0), other[rows, at].mean()) / size
 
     count = len(baseline)
     estimate = factor(np.arange(count))

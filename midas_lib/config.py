@@ -12,6 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASS_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 DIGIT_NAMES = CLASS_NAMES[:10]
 PROFILES = ("smoke", "standard", "full")
+LOSSES = (
+    "cross-entropy",
+    "posterior",
+    "forward",
+    "SCL-NL",
+    "SCL-EXP",
+    "PC",
+    "L-W",
+    "NN",
+    "GA",
+)
 SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
 RUNS = ROOT / "checkpoints" / "runs"
 
@@ -111,7 +122,10 @@ class Training:
     peak. schedule: "constant", "plateau", "cosine" or "one-cycle". weight_decay: AdamW's.
     smoothing: share of the target spread over all classes. averaging: decay, per step, of the
     running average of the weights that is the result; 0 takes the last weights. checks: how many
-    times the held-out examples are measured in the first epoch, and in each later one.
+    times the held-out examples are measured in the first epoch, and in each later one. loss: one of
+    `LOSSES`; all but "cross-entropy", which alone knows smoothing, take labels for complementary.
+    leak: the share of labels that are true nevertheless, for "forward" and "posterior".
+    sharpening: the exponent that "posterior" ends with.
     """
 
     epochs: int = 30
@@ -122,8 +136,13 @@ class Training:
     smoothing: float = 0.1
     averaging: float = 0.0
     checks: tuple[int, int] = (1, 1)
+    loss: str = "cross-entropy"
+    leak: float = 0.0
+    sharpening: float = 1.0
 
     def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss {self.loss!r}: choose one of {', '.join(LOSSES)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
 

@@ -46,6 +46,22 @@ def pairwise_comparison(targets, logits):
     return ops.mean(ops.sum((1 - targets) * ops.sigmoid(-lead), -1))
 
 
+def posterior(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
+    """Cross-entropy of two views of each picture against what both, and the label, say together.
+
+    logits: (2n, classes), the second views' below the first ones'. The target is the classes'
+    posterior: the mean of the views' probabilities, times the label's probability given the class,
+    to the power `sharpening`, normalised; no gradient flows through it. With one view and no
+    sharpening it has `forward`'s gradient. Self-training on the possible classes is PRODEN's (Lv et
+    al. 2020, section 3.2), agreement between views after Wu et al. 2022 (section 3.2).
+    """
+    one, other = ops.split(ops.softmax(logits), 2)
+    likelihood = leak * targets + (1 - leak) * (1 - targets) / (logits.shape[-1] - 1)
+    belief = ((one + other) / 2 * likelihood) ** sharpening + 1e-12
+    belief = ops.stop_gradient(belief / ops.sum(belief, -1, keepdims=True))
+    return cross_entropy(ops.concatenate([belief, belief]), logits)
+
+
 def weighted(targets, logits):
     """Cross-entropy of the named class under a softmax of 1 - p, that term weighted up where p is
     small (L-W, Gao & Zhang 2021)."""

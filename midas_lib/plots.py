@@ -93,6 +93,25 @@ def image_grid(images, titles=None, *, columns=8):
 
 
 @_styled
+def folder_sheets(images, *, rows=3):
+    """Contact sheets: the first pictures of each folder, {name: images (n, height, width)}, in
+    `rows` rows of ten under the folder's name."""
+    columns = 10
+    figure = Figure(figsize=(WIDTH, 0.27 * len(images) * (rows + 1) / 2 + 0.5))
+    axes = figure.subplots(-(-len(images) // 2), 2, squeeze=False).ravel()
+    for ax in axes:
+        ax.axis("off")
+    for ax, (name, pictures) in zip(axes, images.items(), strict=False):
+        pictures = _gray(pictures)[: rows * columns]
+        sheet = np.full((rows * columns, *pictures.shape[1:]), 255.0)
+        sheet[: len(pictures)] = pictures
+        height, width = pictures.shape[1:]
+        sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
+        _show(ax, sheet.reshape(rows * height, columns * width), f"folder {name}")
+    return figure
+
+
+@_styled
 def first_look(raw, processed, class_names):
     """One image of every class: as scanned, and beside it what the network sees.
 
@@ -387,6 +406,49 @@ def confusion_matrix(matrix, class_names):
     return figure
 
 
+@_styled
+def transition(shares, class_names, *, rows="Digit", columns="Folder"):
+    """A table of shares (classes, classes) as a picture with its numbers, in percent."""
+    shares = np.asarray(shares, float)
+    n = len(class_names)
+    figure = Figure(figsize=(WIDTH, 0.62 * WIDTH + 0.4))
+    ax = figure.subplots()
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6 * max(shares.max(), 1e-9), aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=SMALL)
+    ax.set_xticks(range(n), class_names)
+    ax.set_yticks(range(n), class_names)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.set(xlabel=f"{columns}; numbers in percent of the row", ylabel=rows)
+    return figure
+
+
+@_styled
+def told_and_true(frame):
+    """Accuracy told without truth against accuracy on the test set, one point a row.
+
+    `frame` has the columns loss, told_by_folders, told_low, told_high, mean (a DataFrame or a dict
+    of sequences), fractions. On the line the two agree. Both scales are of the error, logarithmic;
+    what is below 0.1 % stands there.
+    """
+    figure = Figure(figsize=(WIDTH, 4.6))
+    ax = figure.subplots()
+    names = ("loss", "told_by_folders", "told_low", "told_high", "mean")
+    for name, told, low, high, true in zip(*(frame[key] for key in names), strict=True):
+        x, y, bottom, top = (max(1 - value, 1e-3) for value in (true, told, high, low))
+        ax.vlines(x, bottom, top, color=BLUE, alpha=0.5)
+        ax.plot(x, y, "o", color=BLUE)
+        ax.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=SMALL)
+    errors = [max(1 - accuracy, 1e-3) for accuracy in frame["mean"]]
+    agree = [0.8 * min(errors), 1.2 * max(errors)]
+    ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
+    ax.set(xlabel="Test error (log scale)", ylabel="Error told by folders (log scale)")
+    _log_ticks(ax.xaxis, ax.yaxis)
+    _as_percent(ax.xaxis, ax.yaxis)
+    return figure
+
+
 def per_class_accuracy(values, class_names):
     """Accuracy of each class (classes,) as dots, best first; the dashed line is the mean."""
     return _sorted_dots(class_names, values, "Class")
@@ -448,6 +510,21 @@ def convergence(curves):
         _band(ax, steps, *_range(errors), style | {"markevery": 0.1})
     ax.set(xlabel="Training steps (log scale)", ylabel="Validation error (log scale)")
     _log_ticks(ax.xaxis, ax.yaxis)
+    _as_count(ax.xaxis)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def accuracy_curves(curves, *, chance):
+    """Accuracy in training, as `convergence` draws the error; a dashed line at `chance`."""
+    figure = Figure(figsize=(WIDTH, 4))
+    ax = figure.subplots()
+    for (steps, accuracies), style in zip(curves.values(), _styles(curves), strict=True):
+        _band(ax, steps, *_range(accuracies), style | {"markevery": 0.1})
+    ax.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, marker="", label="_chance")
+    ax.set(xscale="log", xlabel="Training steps (log scale)", ylabel="Accuracy", ylim=(-0.02, 1.02))
     _as_count(ax.xaxis)
     _as_percent(ax.yaxis)
     _label_ends(ax)

@@ -164,6 +164,17 @@ def read_results(part: int, profile: str = "full") -> tuple[dict, dict]:
         return results, dict(arrays)
 
 
+def other_results(part: int, profile: str, sources: dict) -> dict | None:
+    """Another part's results of this profile, to compare with; None where there are none, or where
+    they were made from other data than `sources`."""
+    try:
+        results, _ = read_results(part, profile)
+        check_data(results, {name: sources[name] for name in results["data"] if name in sources})
+    except UserError:
+        return None
+    return results
+
+
 def check_data(results: dict, sources: dict) -> None:
     """Raise `UserError` unless the archives at hand are those the results were made from."""
     for name, archive in sources.items():

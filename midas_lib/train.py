@@ -62,6 +62,13 @@ class _Trainer:
         settings: Settings,
         start: list[np.ndarray] | None = None,
     ):
+        labels, loss = examples.labels, settings.training.loss
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(
+                f"labels {labels.min()} to {labels.max()}: there are {classes} classes"
+            )
+        if loss != "cross-entropy" and classes < 3:
+            raise ValueError(f"loss {loss}: takes 3 classes or more; with 2, turn the labels over")
         self.settings, self.examples = settings, examples
         keras.utils.set_random_seed(settings.seed)
         self.model = build_cnn(classes, examples.pictures.shape[1], settings.network)
@@ -114,15 +121,18 @@ class _Trainer:
     def _train_step(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         settings = self.settings
         seed = tf.stack([settings.seed * 4, step])
-        pictures = augment.warp(tf.gather(self._pictures, rows), seed, settings.augmentation)
-        targets = tf.gather(self._targets, rows)
+        plain, targets = tf.gather(self._pictures, rows), tf.gather(self._targets, rows)
+        pictures = augment.warp(plain, seed, settings.augmentation)
+        if settings.training.loss == "posterior":
+            again = augment.warp(plain, seed + 2, settings.augmentation)
+            pictures = tf.concat([pictures, again], 0)
         if settings.augmentation.mixup:
             pictures, targets = augment.mixup(
                 [pictures, targets], seed + 2, settings.augmentation.mixup
             )
         with tf.GradientTape() as tape:
             logits = self._logits(pictures, training=True)
-            loss = losses.cross_entropy(targets, logits, settings.training.smoothing)
+            loss = self._loss(targets, logits, step)
         weights = self.model.trainable_variables
         gradients = tape.gradient(loss, weights)
         before = [tf.identity(w) for w in weights] if settings.transfer.rate_decay != 1 else []
@@ -135,6 +145,18 @@ class _Trainer:
         for mean, now in zip(self.average.weights, self.model.weights, strict=True):
             mean.assign_add((1 - decay) * (now - mean))
         return tf.stack([loss, tf.linalg.global_norm(gradients)])
+
+    def _loss(self, targets: tf.Tensor, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        training = self.settings.training
+        if training.loss == "cross-entropy":
+            return losses.cross_entropy(targets, logits, training.smoothing)
+        if training.loss == "posterior":
+            done = tf.cast(step, tf.float32) / (self.steps * training.epochs)
+            sharpening = 1 + (training.sharpening - 1) * done
+            return losses.posterior(targets, logits, training.leak, sharpening)
+        if training.loss == "forward":
+            return losses.forward(targets, logits, training.leak)
+        return losses.COMPLEMENTARY[training.loss](targets, logits)
 
     def _rate_shares(self) -> list[float]:
         """Each trainable variable's share of the learning rate."""

@@ -1,6 +1,11 @@
 """What several test files need: the stand-in archives of the smoke profile, drawn once."""
 
+import signal
+
 import pytest
+
+# A shell makes what it starts in the background ignore Ctrl-C, and so would what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

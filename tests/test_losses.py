@@ -116,3 +116,29 @@ def test_unbiased_risk_is_the_cross_entropy_on_average():
     risks = [losses._partial_risks(eye[wrong[:, i]], LOGITS) for i in range(2)]
     expected = [0, -math.log(P[0, 1]) / 2, -math.log(P[1, 2]) / 2]
     np.testing.assert_allclose(np.mean(risks, 0), expected, atol=1e-6)
+
+
+def test_posterior_by_hand():
+    # One picture, which is no 0; its views say (.5, .25, .25) and (.1, .1, .8).
+    # Their mean (.3, .175, .525), without class 0 and normalised: (0, .25, .75).
+    first = -(0.25 * math.log(0.25) + 0.75 * math.log(0.25))
+    second = -(0.25 * math.log(0.1) + 0.75 * math.log(0.8))
+    found = losses.posterior(NAMED[:1], tf.constant(LOGITS))
+    assert float(found) == pytest.approx((first + second) / 2, rel=1e-5)
+    # Squared: (0, .1, .9). With a leak of 0.2: likelihoods (.2, .4, .4).
+    sharp = -(0.1 * math.log(0.25 * 0.1) + 0.9 * math.log(0.25 * 0.8)) / 2
+    assert float(losses.posterior(NAMED[:1], tf.constant(LOGITS), 0.0, 2.0)) == pytest.approx(
+        sharp, rel=1e-5
+    )
+    belief = np.array([0.3 * 0.2, 0.175 * 0.4, 0.525 * 0.4])
+    leaky = -(belief / belief.sum() * (LOGITS[0] + LOGITS[1])).sum() / 2
+    found = losses.posterior(NAMED[:1], tf.constant(LOGITS), 0.2)
+    assert float(found) == pytest.approx(leaky, rel=1e-5)
+
+
+def test_posterior_of_equal_views_has_the_forward_gradient():
+    logits = tf.Variable(LOGITS)
+    with tf.GradientTape(persistent=True) as tape:
+        twice = losses.posterior(NAMED, tf.concat([logits, logits], 0), 0.01)
+        once = losses.forward(NAMED, logits, 0.01)
+    np.testing.assert_allclose(tape.gradient(twice, logits), tape.gradient(once, logits), atol=1e-5)

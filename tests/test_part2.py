@@ -7,7 +7,7 @@ import pytest
 
 from midas_lib import runs
 from midas_lib.config import UserError
-from midas_lib.studies import part2
+from midas_lib.studies import common, part2
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
 
 
 def test_of_62_classes_the_head_keeps_the_digits(study):
-    weights = part2._weights(study.starts()["characters", 0], 10)
+    weights = common.first_classes(study.starts()["characters", 0], 10)
     assert [w.shape for w in weights] == [(3,), (4, 10), (10,)]
 
 

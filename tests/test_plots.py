@@ -562,3 +562,47 @@ def test_numbers_in_words_name_the_arms():
     expected = "random start 95.3%; 400 digits 90.0%, 99.0%; 1,000 labels 100.0%"
     assert plots.in_words(values) == expected
     assert plots.in_words({"a": 2.25}, "{:.1f} steps") == "a 2.2 steps"
+
+
+# --- wrong labels -------------------------------------------------------------------------------
+
+
+def test_folder_sheets_lay_each_folders_pictures_in_rows_of_ten():
+    pictures = RNG.integers(0, 256, (12, 4, 3))
+    figure = plots.folder_sheets({"0": pictures, "1": pictures[:2]}, rows=2)
+    first, second = (ax.images[0].get_array() for ax in figure.axes)
+    assert first.shape == (8, 30)
+    np.testing.assert_array_equal(first[:4, 27:], pictures[9])
+    np.testing.assert_array_equal(first[4:, 3:6], pictures[11])
+    assert (second[:, 6:] == 255).all()
+    assert title(figure.axes[1]) or figure.axes[1].get_title() == "folder 1"
+
+
+def test_transition_writes_each_share_in_its_cell():
+    figure = plots.transition([[0.9, 0.1], [0.25, 0.75]], ["a", "b"])
+    ax = figure.axes[0]
+    assert texts(ax) == ["90.0", "10.0", "25.0", "75.0"]
+    assert [text.get_position() for text in ax.texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [label for _, label in tick_labels(ax.xaxis)] == ["a", "b"]
+
+
+def test_told_and_true_has_a_point_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
+    frame = {
+        "loss": ["one", "other"],
+        "told_by_folders": [0.9, 1.01],
+        "told_low": [0.88, 0.98],
+        "told_high": [0.92, 1.03],
+        "mean": [0.91, 0.99],
+    }
+    ax = plots.told_and_true(frame).axes[0]
+    points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, [[0.09, 0.1], [0.01, 0.001]])
+    assert texts(ax) == ["one", "other"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_accuracy_curves_draw_the_mean_and_chance():
+    ax = plots.accuracy_curves({"one": ([1, 10], [[0.9, 0.1], [0.7, 0.3]])}, chance=0.1).axes[0]
+    mean, chance = ax.lines
+    np.testing.assert_allclose(mean.get_xydata(), [[1, 0.8], [10, 0.2]])
+    np.testing.assert_allclose(chance.get_ydata(), 0.1)

@@ -369,3 +369,11 @@ def test_the_index_of_stand_in_reports_says_so_and_bare_results_do(project):
     text = report.write_index(project / "executed" / "smoke").read_text()
     assert "Stand-in data" in text
     assert "make part1 PROFILE=smoke STANDIN=1" in text
+
+
+def test_other_results_are_those_of_the_same_data(project):
+    report.write_results(results(headline={"n": 1}), 2)
+    same, other = archive("original"), SimpleNamespace(source="original", digest="cd" * 32)
+    assert report.other_results(2, "full", {"characters": same})["headline"] == {"n": 1}
+    assert report.other_results(2, "full", {"characters": other}) is None
+    assert report.other_results(3, "full", {"characters": same}) is None

@@ -343,3 +343,17 @@ def test_misspelt_setting_raises(change, error):
 def test_unknown_choice_raises(make):
     with pytest.raises(ValueError, match="cosin.*choose"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "loss", "said"),
+    [
+        ([0, 1, 3], 3, "cross-entropy", "labels 0 to 3: there are 3 classes"),
+        ([-1, 1, 2], 3, "cross-entropy", "labels -1 to 2"),
+        ([0, 1, 1], 2, "SCL-NL", "loss SCL-NL: takes 3 classes or more"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, classes, loss, said):
+    examples = Examples(pictures=np.zeros((3, 28, 28, 1), np.uint8), labels=np.array(labels))
+    with pytest.raises(ValueError, match=said):
+        train.fit(examples, classes, vary(Settings(), training__loss=loss))

@@ -98,7 +98,7 @@ PLANS = {
         changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
     "standard": Plan(
-        epochs=15, partitions=1, ablation_epochs=6, slow_ablation_epochs=6, ablation_partitions=1,
+        epochs=10, partitions=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
         variants=1, sizes=(10,),
     ),
     "full": Plan(),

@@ -16,11 +16,11 @@ from midas_lib.config import (
     vary,
 )
 from midas_lib.data import Examples, ImageDataset
+from midas_lib.studies import common
 
 # What a training on MNIST may start from. Beside random weights: networks trained on part 1's 400
 # digits, on its 62 classes, and on the 62 and then on the digits.
 STARTS = ("random", "digits", "characters", "characters-digits")
-THRESHOLDS = (0.95, 0.97, 0.98, 0.99, 0.995)
 MARGIN = 0.001  # starts whose accuracies differ by less are called equivalent
 VALIDATION_SEED = 2
 NETWORK = Network(width=0.75, depth=(1, 2, 2), dropout=0.0)
@@ -211,7 +211,9 @@ class _Study:
         first |= {("characters", seed): task(characters, seed) for seed in seeds}
         found = self.train(first)
         second = {
-            ("characters-digits", seed): task(digits, seed, _weights(found["characters", seed], 10))
+            ("characters-digits", seed): task(
+                digits, seed, common.first_classes(found["characters", seed], 10)
+            )
             for seed in seeds
         }
         return found | self.train(second)
@@ -226,7 +228,7 @@ class _Study:
                     examples=self.inputs.train,
                     held_out=self.inputs.validation,
                     classes=10,
-                    start=_weights(starts[start, seed], 10),
+                    start=common.first_classes(starts[start, seed], 10),
                     tests=tests,
                 )
                 for start in self.plan.starts
@@ -235,16 +237,15 @@ class _Study:
         )
 
     def best(self, starts: dict, start: str) -> dict:
-        """seed -> the outcome of a longer training on MNIST, from the start that was best on the
-        validation part."""
+        """seed -> the outcome of a longer training on all training images, from the start that
+        was best on the validation part."""
         return self.train(
             {
                 seed: runs.Task(
                     settings=vary(self.longer, seed=seed),
-                    examples=self.inputs.train,
-                    held_out=self.inputs.validation,
+                    examples=self.inputs.everything,
                     classes=10,
-                    start=_weights(starts[start, seed], 10),
+                    start=common.first_classes(starts[start, seed], 10),
                     tests={"mnist": self.inputs.test},
                 )
                 for seed in self.seeds
@@ -301,15 +302,9 @@ class _Study:
             settings=vary(settings, training__epochs=epochs),
             examples=self.inputs.everything.take(rows),
             classes=10,
-            start=_weights(start, 10),
+            start=common.first_classes(start, 10),
             tests={"mnist": self.inputs.test},
         )
-
-
-def _weights(outcome: runs.Outcome, classes: int) -> tuple[np.ndarray, ...]:
-    """A network's weights, the last layer's for the first `classes` classes only."""
-    *backbone, kernel, bias = outcome.weights
-    return (*backbone, kernel[:, :classes], bias[:classes])
 
 
 def run(
@@ -349,8 +344,8 @@ def run(
         "reused_runs": sum(outcome.reused for outcome in study.done),
         "seconds_per_step": _seconds_per_step(study),
     }
-    models = {start: _network(main[start, 0].weights, study.mnist) for start in plan.starts}
-    models["best"] = _network(best[0].weights, study.mnist)
+    models = {start: common.rebuild(main[start, 0].weights, study.mnist) for start in plan.starts}
+    models["best"] = common.rebuild(best[0].weights, study.mnist)
     settings = dict.fromkeys(plan.starts, study.mnist) | {"best": study.longer}
     return Study(results=results, arrays=arrays | more, models=models, settings=settings)
 
@@ -366,7 +361,7 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
         named = tuple(arms.split(","))
         if "random" not in named or not set(named) <= set(STARTS):
             raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
-        plan = dataclasses.replace(plan, starts=named)
+        plan = dataclasses.replace(plan, starts=tuple(s for s in STARTS if s in named))
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
             raise UserError(f"sizes={sizes}: give whole numbers separated by commas")
@@ -384,12 +379,17 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
     for start in plan.starts:
         runs_ = [_measures(study, starts, main, start, seed) for seed in study.seeds]
         arms[start] = {"runs": runs_}
-    arms["best"] = {"runs": [{"seed": s, **_tested(best[s], test)} for s in study.seeds]}
+    arms["best"] = {
+        "runs": [
+            {"seed": s, "epochs": plan.best_epochs, **common.tested(best[s], test)}
+            for s in study.seeds
+        ]
+    }
     for (start, size, draw), outcome in few.items():
-        entry = {"seed": draw, "size": size, **_tested(outcome, test)}
+        entry = {"seed": draw, "size": size, **common.tested(outcome, test)}
         arms.setdefault(f"few/{start}", {"runs": []})["runs"].append(entry)
     for (variant, seed), outcome in variants.items():
-        entry = {"seed": seed, **_tested(outcome, test)}
+        entry = {"seed": seed, **common.tested(outcome, test)}
         arms.setdefault(f"variant/{variant}", {"runs": []})["runs"].append(entry)
     accuracy = {
         arm: np.array([run["test_accuracy"] for run in arms[arm]["runs"]])
@@ -401,18 +401,18 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
         "headline": {
             "arm": "best",
             "metric": "test_accuracy",
-            **_interval(analysis.mean_interval(accuracy["best"])),
+            **common.as_row(analysis.mean_interval(accuracy["best"])),
         },
         "arms": arms,
         "final": _final(plan, arms),
-        "convergence": _convergence(plan, arms, study.steps),
+        "convergence": common.convergence(arms, plan.starts, study.steps),
         "disagreement": _disagreement(study, main),
         "robustness": _robustness(study, main),
         "efficiency": _efficiency(study, few),
         "variants": [
             {
                 "variant": arm.removeprefix("variant/"),
-                **_interval(analysis.mean_interval([r["test_accuracy"] for r in one["runs"]])),
+                **common.as_row(analysis.mean_interval([r["test_accuracy"] for r in one["runs"]])),
             }
             for arm, one in arms.items()
             if arm.startswith("variant/")
@@ -431,19 +431,6 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
     return results, arrays
 
 
-def _tested(outcome: runs.Outcome, labels: np.ndarray) -> dict:
-    """What a finished run's one look at MNIST's test set gave."""
-    probabilities = outcome.tests["mnist"]
-    logs = np.log(np.maximum(probabilities, 1e-12))
-    return {
-        "test_accuracy": analysis.accuracy(labels, probabilities.argmax(1)),
-        "test_nll": analysis.negative_log_likelihood(labels, logs),
-        "test_ece": analysis.expected_calibration_error(labels, probabilities),
-        "epochs": len(outcome.history["loss"]),
-        "seconds": outcome.seconds,
-    }
-
-
 def _zero_shot(outcome: runs.Outcome, test: str, labels: np.ndarray) -> float:
     return analysis.accuracy(labels, outcome.tests[test][:, :10].argmax(1))
 
@@ -453,29 +440,18 @@ def _measures(study: _Study, starts: dict, main: dict, start: str, seed: int) ->
     outcome, labels = main[start, seed], study.inputs.test.labels
     validation = study.inputs.validation.labels
     jump = _zero_shot(starts[start, seed], "validation", validation)
-    steps = np.append(0, outcome.history["step"])
-    curve = np.append(jump, outcome.history["val_accuracy"])
-    reached = {
-        f"steps_to_{threshold}": analysis.steps_to(steps, curve, threshold)
-        for threshold in THRESHOLDS
-    }
     return {
         "seed": seed,
-        **_tested(outcome, labels),
+        "epochs": study.plan.epochs,
+        **common.tested(outcome, labels),
         "validation_accuracy": _validation(outcome),
         "zero_shot_accuracy": _zero_shot(starts[start, seed], "mnist", labels),
         "jump_start": jump,
-        "area_under_curve": analysis.area_under_curve(steps, curve, study.steps),
-        **{key: None if np.isinf(value) else value for key, value in reached.items()},
+        **common.pace(outcome, jump),
         "per_digit_error": (
             1 - analysis.per_class_accuracy(labels, outcome.tests["mnist"].argmax(1), 10)
         ).tolist(),
     }
-
-
-def _column(arms: dict, start: str, key: str) -> np.ndarray:
-    values = [run[key] for run in arms[start]["runs"]]
-    return np.array([np.inf if value is None else value for value in values], float)
 
 
 def _final(plan: Plan, arms: dict) -> list[dict]:
@@ -485,36 +461,15 @@ def _final(plan: Plan, arms: dict) -> list[dict]:
     rows = []
     for start in plan.starts:
         for metric in metrics:
-            ours, base = (_column(arms, arm, metric) for arm in (start, "random"))
+            ours, base = (common.column(arms, arm, metric) for arm in (start, "random"))
             difference = analysis.paired_interval(ours, base)
             rows.append(
                 {
                     "arm": start,
                     "metric": metric,
-                    **_interval(analysis.mean_interval(ours)),
-                    "difference": _interval(difference),
+                    **common.as_row(analysis.mean_interval(ours)),
+                    "difference": common.as_row(difference),
                     "equivalent": difference.within(MARGIN),
-                }
-            )
-    return rows
-
-
-def _convergence(plan: Plan, arms: dict, horizon: int) -> list[dict]:
-    """Steps to each accuracy by start: restricted mean, and ratio random / start."""
-    rows = []
-    for threshold in THRESHOLDS:
-        # A network that starts above the threshold needs no step: one keeps the ratio finite.
-        base = np.clip(_column(arms, "random", f"steps_to_{threshold}"), 1, horizon)
-        for start in plan.starts:
-            times = _column(arms, start, f"steps_to_{threshold}")
-            ours = np.clip(times, 1, horizon)
-            rows.append(
-                {
-                    "threshold": threshold,
-                    "arm": start,
-                    **_interval(analysis.restricted_mean(times, horizon)),
-                    "arrived": int(np.isfinite(times).sum()),
-                    "ratio": _interval(analysis.ratio_interval(base, ours)),
                 }
             )
     return rows
@@ -558,8 +513,8 @@ def _robustness(study: _Study, main: dict) -> list[dict]:
                 {
                     "corruption": corruption,
                     "arm": start,
-                    **_interval(analysis.mean_interval(ours)),
-                    "difference": _interval(difference),
+                    **common.as_row(analysis.mean_interval(ours)),
+                    "difference": common.as_row(difference),
                 }
             )
     return rows
@@ -589,8 +544,8 @@ def _efficiency(study: _Study, few: dict) -> dict:
                 {
                     "arm": start,
                     "size": size,
-                    **_interval(analysis.mean_interval(ours[:, i])),
-                    "difference": _interval(analysis.paired_interval(ours[:, i], base[:, i])),
+                    **common.as_row(analysis.mean_interval(ours[:, i])),
+                    "difference": common.as_row(analysis.paired_interval(ours[:, i], base[:, i])),
                     "factor": min(factor.mean, most),
                     "factor_low": np.minimum(factor.low, most),
                     "factor_high": np.minimum(factor.high, most),
@@ -603,10 +558,6 @@ def _efficiency(study: _Study, few: dict) -> dict:
         if start != "random"
     }
     return {"rows": rows, "equivalent_from": equivalent}
-
-
-def _interval(interval: analysis.Interval) -> dict:
-    return dataclasses.asdict(interval)
 
 
 def _seconds_per_step(study: _Study) -> float:
@@ -630,8 +581,8 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
     arrays, rows, ends, features = {}, [], {}, {}
     for start in plan.starts:
         for seed in study.seeds:
-            before = _network(_weights(starts[start, seed], 10), study.mnist)
-            after = ends[start, seed] = _network(main[start, seed].weights, study.mnist)
+            before = common.rebuild(common.first_classes(starts[start, seed], 10), study.mnist)
+            after = ends[start, seed] = common.rebuild(main[start, seed].weights, study.mnist)
             features[start, seed] = probe.features(after, seen, names)
             moved = probe.distances(before, after)
             old = probe.features(before, seen, names)
@@ -665,14 +616,6 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
         arrays[f"path_{label}"] = 1 - accuracies
     arrays["embedding_labels"] = seen.labels[:1000].astype(np.uint8)
     return {"inside": rows, "paths": list(pairs)}, arrays
-
-
-def _network(weights: tuple[np.ndarray, ...], settings: Settings):
-    from midas_lib.model import build_cnn  # loads TensorFlow
-
-    model = build_cnn(len(weights[-1]), settings.preprocessing.size, settings.network)
-    model.set_weights(weights)
-    return model
 
 
 def describe(study: Study, results: dict, arm: str) -> dict:

@@ -1,0 +1,583 @@
+"""Part 3: learn to read digits from labels that are all wrong."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from midas_lib import analysis, audit, config, data, runs
+from midas_lib.config import Preprocessing, Settings, Training, UserError, vary
+from midas_lib.data import Examples, ImageDataset
+from midas_lib.studies import common, part2
+
+STARTS = ("random", "pretrained")
+# Augmentation and learning rate are those that part 1's data chose; a label of MNIST chose nothing.
+NAIVE = Settings(
+    preprocessing=Preprocessing(mode="mnist"),
+    network=part2.NETWORK,
+    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
+)
+WEAK = vary(NAIVE, training__loss="posterior", training__sharpening=2.0)
+# Compared on the same images for the same number of steps; "posterior" is the last one's first step
+# without sharpening.
+LOSSES = {
+    "cross-entropy": {},
+    **{name: {"training__loss": name} for name in config.LOSSES[1:]},
+    "posterior, sharpened": {"training__loss": "posterior", "training__sharpening": 2.0},
+}
+MARGIN = 0.0015  # accuracies that differ by less are called equivalent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of part 3's study a profile runs.
+
+    images, test_images: None for all. held_out: images kept from the training of the naive arms
+    and of the losses compared. naive_epochs, naive_seeds: of the arms that believe the folders.
+    compared_images, compared_epochs, compared_seeds: of the comparison of losses. epochs,
+    second_epochs: of the strongest arms' two stages; seeds: theirs. sizes: numbers of
+    complementary labels tried; leaks: shares of own-folder labels added; side_seeds: of both.
+    side_steps: least training steps of the small sizes. pretraining_epochs: over part 1's 62
+    classes. audited: images that the audit looks at. changes: on top of the settings.
+    """
+
+    images: int | None = None
+    test_images: int | None = None
+    held_out: int = 5000
+    naive_epochs: int = 3
+    naive_seeds: int = 3
+    compared_images: int = 20_000
+    compared_epochs: int = 4
+    compared_seeds: int = 3
+    epochs: int = 8
+    second_epochs: int = 6
+    seeds: int = 5
+    sizes: tuple[int, ...] = (1000, 2000, 5000, 10_000, 20_000)
+    leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
+    leak_epochs: int = 4
+    side_seeds: int = 3
+    side_steps: int = 2500
+    pretraining_epochs: int = 60
+    audited: int = 20_000
+    changes: dict = dataclasses.field(default_factory=dict)
+
+
+PLANS = {
+    "smoke": Plan(
+        images=400, test_images=200, held_out=100, naive_epochs=1, naive_seeds=1,
+        compared_images=200, compared_epochs=1, compared_seeds=1, epochs=1, second_epochs=1,
+        seeds=1, sizes=(100,), leaks=(0.1,), leak_epochs=1, side_seeds=1, side_steps=5,
+        pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
+    ),
+    "standard": Plan(
+        naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2, compared_seeds=1,
+        epochs=2, second_epochs=1, seeds=1, sizes=(1000, 5000), leaks=(0.1,), leak_epochs=1,
+        side_seeds=1, side_steps=300, pretraining_epochs=30, audited=5000,
+    ),
+    "full": Plan(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Part 3's data. given: the pictures with their folders' labels, which is all that training and
+    choices ever see. rows: where in the dataset they stand. truth: int (n,), their digits in MNIST,
+    for the report's verification alone; -1 where MNIST has no such picture. characters: part 1's.
+    test: MNIST's."""
+
+    given: Examples
+    rows: np.ndarray
+    truth: np.ndarray
+    characters: Examples
+    test: Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Part 3's study, as `part2.Study`."""
+
+    results: dict
+    arrays: dict[str, np.ndarray]
+    models: dict[str, object]
+    settings: dict[str, Settings]
+
+
+def load(profile: str) -> dict[str, ImageDataset]:
+    """The datasets of part 3: "mislabelled", "characters", "mnist-test", and "mnist" (its training
+    set, for verification alone)."""
+    return part2.load(profile) | {"mislabelled": data.load_mislabelled(profile)}
+
+
+def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
+    """What `load` returned, as networks take it; the pictures in a fixed random order, so that the
+    first n are a fair draw."""
+    mislabelled, mnist = datasets["mislabelled"], datasets["mnist"]
+    order = np.random.default_rng(3).permutation(len(mislabelled.labels))[: plan.images]
+    numbers = np.array([int(re.search(r"(\d+)\.\w+$", mislabelled.names[i])[1]) for i in order])
+    known = numbers < len(mnist.labels)
+    truth = np.where(known, mnist.labels[np.where(known, numbers, 0)], -1)
+    pictures, _ = data.preprocess(datasets["characters"].images, NAIVE.preprocessing)
+    test = datasets["mnist-test"]
+    return Inputs(
+        given=Examples(
+            pictures=mislabelled.images[order][..., None], labels=mislabelled.labels[order]
+        ),
+        rows=order,
+        truth=truth,
+        characters=Examples(pictures=pictures, labels=datasets["characters"].labels),
+        test=Examples(
+            pictures=test.images[: plan.test_images, ..., None],
+            labels=test.labels[: plan.test_images],
+        ),
+    )
+
+
+class _Study:
+    """The runs of part 3, in stages, as a later one starts where an earlier one ended."""
+
+    def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
+        self.inputs, self.plan, self.jobs, self.fresh = inputs, plan, jobs, fresh
+        self.naive_settings = vary(NAIVE, training__epochs=plan.naive_epochs, **plan.changes)
+        self.weak_settings = vary(WEAK, training__epochs=plan.epochs, **plan.changes)
+        self.second_settings = vary(NAIVE, training__epochs=plan.second_epochs, **plan.changes)
+        self.tests, self.done = {"mnist": inputs.test}, []
+        self.kept = inputs.given.take(np.arange(plan.held_out))
+        self.rest = inputs.given.take(np.arange(plan.held_out, len(inputs.given.labels)))
+        # For curves alone: with their digits, the pictures held out are measured and nothing else.
+        self.drawn = dataclasses.replace(self.kept, labels=inputs.truth[: plan.held_out])
+
+    def train(self, tasks: dict) -> dict:
+        """Key of each task -> its outcome."""
+        outcomes = runs.run_all(list(tasks.values()), jobs=self.jobs, fresh=self.fresh)
+        self.done += outcomes
+        return dict(zip(tasks, outcomes, strict=True))
+
+    def pretrained(self) -> dict:
+        """seed -> part 1's network of 62 characters, asked about MNIST and the given pictures."""
+        plan = self.plan
+        settings = vary(part2.PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes)
+        tests = self.tests | {"drawn": self.drawn}
+        tests["audited"] = self.inputs.given.take(np.arange(self.audited))
+        return self.train(
+            {
+                seed: runs.Task(
+                    settings=vary(settings, seed=seed),
+                    examples=self.inputs.characters,
+                    classes=len(config.CLASS_NAMES),
+                    tests=tests,
+                )
+                for seed in range(max(plan.seeds, plan.naive_seeds))
+            }
+        )
+
+    @property
+    def audited(self) -> int:
+        return min(self.plan.audited, len(self.inputs.given.labels))
+
+    def naive(self, starts: dict) -> dict:
+        """(start, seed) -> the outcome of believing the folders."""
+        return self.train(
+            {
+                (start, seed): runs.Task(
+                    settings=vary(self.naive_settings, seed=seed),
+                    examples=self.rest,
+                    held_out=self.drawn,
+                    classes=10,
+                    start=starts[start, seed],
+                    tests=self.tests,
+                )
+                for start in STARTS
+                for seed in range(self.plan.naive_seeds)
+            }
+        )
+
+    def compared(self, leak: float) -> dict:
+        """(loss, seed) -> the outcome of a short training on fewer pictures."""
+        plan = self.plan
+        some = self.rest.take(np.arange(min(plan.compared_images, len(self.rest.labels))))
+        settings = vary(
+            self.naive_settings, training__epochs=plan.compared_epochs, training__leak=leak
+        )
+        return self.train(
+            {
+                (loss, seed): runs.Task(
+                    settings=vary(settings, seed=seed, **changes),
+                    examples=some,
+                    held_out=self.kept,
+                    classes=10,
+                    tests=self.tests,
+                )
+                for loss, changes in LOSSES.items()
+                for seed in range(plan.compared_seeds)
+            }
+        )
+
+    def weak(self, starts: dict, leak: float) -> dict:
+        """(start, seed) -> the outcome of the strongest arms' first stage."""
+        return self.train(
+            {
+                (start, seed): runs.Task(
+                    settings=vary(self.weak_settings, seed=seed, training__leak=leak),
+                    examples=self.inputs.given,
+                    held_out=self.drawn,
+                    classes=10,
+                    start=starts[start, seed],
+                    tests=self.tests | {"given": self.inputs.given},
+                )
+                for start in STARTS
+                for seed in range(self.plan.seeds)
+            }
+        )
+
+    def second(self, weak: dict, leak: float) -> dict:
+        """(start, seed) -> the outcome of going on with the labels that the first stage found."""
+        given = self.inputs.given
+        return self.train(
+            {
+                (start, seed): runs.Task(
+                    settings=vary(self.second_settings, seed=seed),
+                    examples=dataclasses.replace(
+                        given, labels=recover(outcome.tests["given"], given.labels, leak)
+                    ),
+                    held_out=self.drawn,
+                    classes=10,
+                    start=tuple(outcome.weights),
+                    tests=self.tests | {"given": given},
+                )
+                for (start, seed), outcome in weak.items()
+            }
+        )
+
+    def sized(self, leak: float) -> dict:
+        """(size, draw) -> the outcome of the first stage, from a random start, on so many pictures,
+        which are repeated so that there are enough steps."""
+
+        def task(size, draw):
+            order = np.random.default_rng(draw).permutation(len(self.inputs.given.labels))
+            rows = np.tile(order[:size], max(1, 1280 // size))
+            epochs = max(self.plan.leak_epochs, round(self.plan.side_steps * 64 / len(rows)))
+            settings = vary(
+                self.weak_settings, seed=draw, training__batch=64, training__epochs=epochs,
+                training__leak=leak, training__checks=(1, 1),
+            )  # fmt: skip
+            return runs.Task(
+                settings=settings,
+                examples=self.inputs.given.take(rows),
+                classes=10,
+                tests=self.tests,
+            )
+
+        draws = range(self.plan.side_seeds)
+        return self.train({(size, d): task(size, d) for size in self.plan.sizes for d in draws})
+
+    def leaky(self, witness: np.ndarray) -> tuple[dict, dict]:
+        """(leak, seed) -> the outcome of the first stage, from a random start, with so many more
+        pictures put in their own folder; and leak -> the own-folder rate that an audit finds.
+
+        To put them there takes their digits; training sees the folders alone.
+        """
+        tasks, found = {}, {}
+        for leak in self.plan.leaks:
+            for seed in range(self.plan.side_seeds):
+                moved = np.random.default_rng([seed, 4]).random(len(self.inputs.truth)) < leak
+                folders = np.where(moved, self.inputs.truth, self.inputs.given.labels)
+                leaked = dataclasses.replace(self.inputs.given, labels=folders)
+                if leak not in found:
+                    found[leak] = look(leaked, witness)
+                settings = vary(
+                    self.weak_settings, seed=seed, training__epochs=self.plan.leak_epochs,
+                    training__leak=reckoned(found[leak]),
+                )  # fmt: skip
+                tasks[leak, seed] = runs.Task(
+                    settings=settings, examples=leaked, classes=10, tests=self.tests
+                )
+        return self.train(tasks), found
+
+
+def look(given: Examples, witness: np.ndarray) -> audit.Audit:
+    """The audit of the first pictures, as many as the witness (n, 10) was asked about."""
+    count = len(witness)
+    return audit.audit(given.pictures[:count, ..., 0], given.labels[:count], witness)
+
+
+def reckoned(found: audit.Audit) -> float:
+    """The leak that training reckons with: the own-folder rate, if folders are complementary."""
+    return round(found.own_folder_rate.mean, 3) if "complementary" in found.verdict else 0.0
+
+
+def recover(probabilities: np.ndarray, folders: np.ndarray, leak: float) -> np.ndarray:
+    """Each picture's most probable digit, int (n,), by a network's probabilities (n, 10) and what
+    the folder rules out."""
+    likelihood = np.full_like(probabilities, (1 - leak) / (probabilities.shape[1] - 1))
+    likelihood[np.arange(len(folders)), folders] = leak
+    return (probabilities * likelihood).argmax(1)
+
+
+def estimate_accuracy(
+    predictions: np.ndarray, folders: np.ndarray, leak: float, classes: int = 10
+) -> analysis.Interval:
+    """Accuracy told from complementary labels alone, with its interval: a right answer names the
+    folder with probability `leak`, a wrong one with (1 - leak) / (classes - 1)."""
+    hits = analysis.proportion_interval((predictions == folders).sum(), len(folders))
+    wrong = (1 - leak) / (classes - 1)
+    mean, high, low = ((wrong - rate) / (wrong - leak) for rate in (hits.mean, hits.low, hits.high))
+    return analysis.Interval(mean, low, high, hits.n)
+
+
+def run(
+    datasets: dict[str, ImageDataset],
+    profile: str,
+    *,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    fresh: bool = False,
+) -> Study:
+    """Audit the folders, believe them, compare losses, and train the strongest arms as
+    `PLANS[profile]` says.
+
+    datasets: as from `load`. seeds: how many of the strongest arms (default: the profile's). jobs,
+    fresh: as in `runs.run_all`. Raises `UserError` for a profile or a number of seeds that does not
+    exist.
+    """
+    plan = PLANS[config.check_profile(profile)]
+    if seeds is not None:
+        if seeds < 1:
+            raise UserError(f"SEEDS={seeds}: give 1 or more")
+        plan = dataclasses.replace(plan, seeds=seeds)
+    study = _Study(prepare(datasets, plan), plan, jobs, fresh)
+    pretrained = study.pretrained()
+    witness = pretrained[0].tests["audited"][:, :10]
+    found = look(study.inputs.given, witness / witness.sum(1, keepdims=True))
+    leak = reckoned(found)
+    starts = {("random", seed): None for seed in pretrained}
+    starts |= {("pretrained", s): common.first_classes(o, 10) for s, o in pretrained.items()}
+    naive = study.naive(starts)
+    compared = study.compared(leak)
+    weak = study.weak(starts, leak)
+    second = study.second(weak, leak)
+    sized = study.sized(leak)
+    leaky, audits = study.leaky(witness)
+    results, arrays = _summary(study, pretrained, found, naive, compared, weak, second, sized)
+    results["leaks"] = [
+        {
+            "added": share,
+            "found": common.as_row(audits[share].own_folder_rate),
+            "verdict": audits[share].verdict,
+            **common.as_row(
+                analysis.mean_interval(
+                    [
+                        common.tested(leaky[share, s], study.inputs.test.labels)["test_accuracy"]
+                        for s in range(plan.side_seeds)
+                    ]
+                )
+            ),
+        }
+        for share in plan.leaks
+    ]
+    results |= {
+        "runs": len(study.done),
+        "reused_runs": sum(outcome.reused for outcome in study.done),
+    }
+    models, settings = {}, {}
+    for start in STARTS:
+        models[f"naive-{start}"] = common.rebuild(naive[start, 0].weights, study.naive_settings)
+        models[f"recovered-{start}"] = common.rebuild(
+            second[start, 0].weights, study.second_settings
+        )
+        settings[f"naive-{start}"] = study.naive_settings
+        settings[f"recovered-{start}"] = study.second_settings
+    return Study(results=results, arrays=arrays, models=models, settings=settings)
+
+
+def _summary(
+    study: _Study, pretrained, found, naive, compared, weak, second, sized
+) -> tuple[dict, dict]:
+    plan, inputs = study.plan, study.inputs
+    test, leak = inputs.test.labels, reckoned(found)
+    jumps = {("pretrained", s): _accuracy(o, "drawn", study.drawn) for s, o in pretrained.items()}
+
+    def entry(outcome, seed, **more):
+        return {"seed": seed, **more, **common.tested(outcome, test)}
+
+    def paced(outcome, start, seed, epochs):
+        jump = jumps.get((start, seed), 0.1)  # of random weights, chance
+        return entry(outcome, seed, epochs=epochs) | common.pace(outcome, jump)
+
+    arms = {f"naive-{start}": {"runs": []} for start in STARTS}
+    for (start, seed), outcome in naive.items():
+        row = paced(outcome, start, seed, plan.naive_epochs) | {
+            "argmin_accuracy": _argmin_accuracy(outcome.tests["mnist"], test),
+            "held_out_folder_loss": _folder_loss(outcome.probabilities, study.kept.labels),
+        }
+        arms[f"naive-{start}"]["runs"].append(row)
+    stages = {"weak": (weak, plan.epochs), "recovered": (second, plan.second_epochs)}
+    for stage, (outcomes, epochs) in stages.items():
+        for (start, seed), outcome in outcomes.items():
+            labels = recover(outcome.tests["given"], inputs.given.labels, leak)
+            row = paced(outcome, start, seed, epochs)
+            row["recovered_share"] = analysis.accuracy(inputs.truth, labels)
+            arms.setdefault(f"{stage}-{start}", {"runs": []})["runs"].append(row)
+    for (size, draw), outcome in sized.items():
+        row = entry(outcome, draw, size=size)
+        arms.setdefault("size/random", {"runs": []})["runs"].append(row)
+    for (loss, seed), outcome in compared.items():
+        arms.setdefault(f"loss/{loss}", {"runs": []})["runs"].append(entry(outcome, seed))
+    accuracy = {arm: common.column(arms, arm, "test_accuracy") for arm in arms}
+    results = {
+        "part": 3,
+        "images": len(inputs.given.labels),
+        "plan": dataclasses.asdict(plan),
+        "headline": {
+            "arm": "recovered-random",
+            "metric": "test_accuracy",
+            **common.as_row(analysis.mean_interval(accuracy["recovered-random"])),
+        },
+        "arms": arms,
+        "final": [
+            {"arm": arm, **common.as_row(analysis.mean_interval(accuracy[arm]))}
+            for arm in arms
+            if "/" not in arm
+        ],
+        "argmin": {
+            start: common.as_row(
+                analysis.mean_interval(common.column(arms, f"naive-{start}", "argmin_accuracy"))
+            )
+            for start in STARTS
+        },
+        "pretrained_advantage": common.as_row(
+            analysis.paired_interval(accuracy["recovered-pretrained"], accuracy["recovered-random"])
+        ),
+        "convergence": common.convergence(
+            arms,
+            tuple(f"weak-{start}" for start in STARTS),
+            int(weak["random", 0].history["step"][-1]),
+        ),
+        "audit": _audit_row(found),
+        "leak": leak,
+        "exact": _exact(inputs),
+        "selection": _selection(study, compared, leak),
+        "sizes": [
+            {
+                "size": size,
+                **common.as_row(
+                    analysis.mean_interval(
+                        [
+                            r["test_accuracy"]
+                            for r in arms["size/random"]["runs"]
+                            if r["size"] == size
+                        ]
+                    )
+                ),
+            }
+            for size in plan.sizes
+        ]
+        + [
+            {
+                "size": len(inputs.given.labels),
+                **common.as_row(analysis.mean_interval(accuracy["weak-random"])),
+            }
+        ],
+        "parameters": sum(w.size for w in second["random", 0].weights),
+    }
+    arrays = _hardest(inputs, second["random", 0].tests["given"], leak)
+    for arm, outcomes in {"naive": naive, "weak": weak}.items():
+        for start in STARTS:
+            histories = [o.history for (s, _), o in outcomes.items() if s == start]
+            arrays[f"{arm}_steps"] = np.append(0, histories[0]["step"])
+            for metric in ("loss", "val_accuracy"):
+                stacked = np.stack([history[metric] for history in histories])
+                arrays[f"{arm}-{start}_{metric}"] = stacked.astype(np.float32)
+            starting = [jumps.get((start, seed), 0.1) for s, seed in outcomes if s == start]
+            arrays[f"{arm}-{start}_jump_start"] = np.array(starting)
+    return results, arrays
+
+
+def _accuracy(outcome: runs.Outcome, test: str, examples: Examples) -> float:
+    return analysis.accuracy(examples.labels, outcome.tests[test][:, :10].argmax(1))
+
+
+def _argmin_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return analysis.accuracy(labels, probabilities.argmin(1))
+
+
+def _folder_loss(probabilities: np.ndarray, folders: np.ndarray) -> float:
+    logs = np.log(np.maximum(probabilities, 1e-12))
+    return analysis.negative_log_likelihood(folders, logs)
+
+
+def _audit_row(found: audit.Audit) -> dict:
+    return {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "advice": found.advice,
+        "own_folder_rate": common.as_row(found.own_folder_rate),
+        "transition": found.transition.tolist(),
+        "low": found.low.tolist(),
+        "high": found.high.tolist(),
+        "settled": int(found.settled.sum()),
+        "evidence": found.evidence,
+    }
+
+
+def _exact(inputs: Inputs) -> dict:
+    """The true table of digits and folders, which MNIST's labels give."""
+    counts = analysis.confusion(inputs.truth, inputs.given.labels, 10)
+    return {"counts": counts.tolist(), "own_folder_rate": float(np.trace(counts) / counts.sum())}
+
+
+def _selection(study: _Study, compared: dict, leak: float) -> list[dict]:
+    """Each loss' accuracy as the folders of held-out pictures tell it, as their digits do, and on
+    MNIST's test set; means over seeds."""
+    rows = []
+    for loss in LOSSES:
+        outcomes = [compared[loss, seed] for seed in range(study.plan.compared_seeds)]
+        # A network that was taught the folders says what a picture is by what it finds unlikely.
+        sign = -1 if loss == "cross-entropy" else 1
+        answers = [(sign * outcome.probabilities).argmax(1) for outcome in outcomes]
+        tested = [(sign * outcome.tests["mnist"]).argmax(1) for outcome in outcomes]
+        told = [estimate_accuracy(answer, study.kept.labels, leak) for answer in answers]
+        rows.append(
+            {
+                "loss": loss,
+                "told_by_folders": float(np.mean([one.mean for one in told])),
+                "told_low": float(np.mean([one.low for one in told])),
+                "told_high": float(np.mean([one.high for one in told])),
+                "told_by_digits": float(
+                    np.mean([analysis.accuracy(study.drawn.labels, answer) for answer in answers])
+                ),
+                **common.as_row(
+                    analysis.mean_interval(
+                        [analysis.accuracy(study.inputs.test.labels, answer) for answer in tested]
+                    )
+                ),
+            }
+        )
+    return rows
+
+
+def _hardest(inputs: Inputs, probabilities: np.ndarray, leak: float, count: int = 24) -> dict:
+    """The pictures whose recovered label is not MNIST's, the surest first."""
+    labels = recover(probabilities, inputs.given.labels, leak)
+    wrong = np.flatnonzero(labels != inputs.truth)
+    sure = probabilities[wrong, labels[wrong]]
+    chosen = wrong[np.argsort(-sure)[:count]]
+    return {
+        "hard_rows": inputs.rows[chosen],
+        "hard_recovered": labels[chosen].astype(np.uint8),
+        "hard_truth": inputs.truth[chosen].astype(np.int8),
+    }
+
+
+def describe(study: Study, results: dict, arm: str) -> dict:
+    """What stands beside a committed network: how to use it, and how it came about."""
+    return {
+        "class_names": list(config.DIGIT_NAMES),
+        "settings": dataclasses.asdict(study.settings[arm]),
+        "input": "picture: pixels 0-255, bright ink on black, as in MNIST",
+        "start": "part 1's 62 characters" if arm.endswith("pretrained") else "random",
+        "labels": "folders of mnistTask3.zip, all but a few of them wrong",
+        "data": results["data"],
+        "versions": results["versions"],
+        "test_accuracy": results["arms"][arm]["runs"][0]["test_accuracy"],
+    }
