@@ -140,10 +140,15 @@ def write_results(results: dict, part: int, arrays: dict | None = None, picture=
     return path
 
 
+def is_published(results: dict) -> bool:
+    """Whether results belong to the published ones: the full profile on the real archives."""
+    return _results_folder(results) == config.ROOT / "executed"
+
+
 def checkpoint_path(results: dict, part: int, name: str) -> Path:
     """Where a part's network is kept: `checkpoints/partN/` for published results, else with the
     profile's other runs in the run store."""
-    published = _results_folder(results) == config.ROOT / "executed"
+    published = is_published(results)
     folder = config.ROOT / "checkpoints" if published else config.RUNS / results["profile"]
     return folder / f"part{part}" / f"{name}.keras"
 

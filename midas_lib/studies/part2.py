@@ -37,7 +37,11 @@ MNIST = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     augmentation=Augmentation(rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06),
     network=NETWORK,
-    training=Training(batch=128, epochs=8, checks=(10, 4), smoothing=0.0),
+    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
+)
+# Few labels: pre-training's augmentation, and steps of fewer images.
+FEW = vary(
+    MNIST, augmentation=PRETRAINING.augmentation, training__batch=64, training__checks=(1, 1)
 )
 
 
@@ -60,22 +64,24 @@ class Plan:
     images, test_images: of MNIST's, None for all. validation: training images held out for curves
     and choices. epochs: of the main arms; best_epochs: of the arm that aims at accuracy alone.
     seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
-    images compared.
-    few_steps: least training steps of the few-label runs. pretraining_epochs: over the 62 classes;
-    over the digits it takes as many steps. variant_images, variant_seeds: of the comparison of what
-    is taken over. changes: on top of the settings.
+    images compared, from few_starts, for few_epochs epochs and few_steps steps at least.
+    pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
+    variant_images, variant_seeds: of the comparison of what is taken over. changes: on top of the
+    settings.
     """
 
     images: int | None = None
     test_images: int | None = None
     validation: int = 5000
-    epochs: int = 8
+    epochs: int = 5
     best_epochs: int = 16
     seeds: int = 5
     starts: tuple[str, ...] = STARTS
     sizes: tuple[int, ...] = (
         10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000,
     )  # fmt: skip
+    few_starts: tuple[str, ...] = ("random", "digits", "characters-digits")
+    few_epochs: int = 4
     few_steps: int = 800
     pretraining_epochs: int = 60
     variant_images: int = 1000
@@ -86,11 +92,11 @@ class Plan:
 PLANS = {
     "smoke": Plan(
         images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
-        sizes=(10, 50), few_steps=5, pretraining_epochs=1, variant_images=50, variant_seeds=1,
-        changes={"network__width": 0.25},
+        sizes=(10, 50), few_epochs=1, few_steps=5, pretraining_epochs=1, variant_images=50,
+        variant_seeds=1, changes={"network__width": 0.25},
     ),
     "standard": Plan(
-        epochs=1, best_epochs=2, seeds=1, sizes=(10, 100, 1000), few_steps=300,
+        epochs=1, best_epochs=2, seeds=1, sizes=(10, 100, 1000), few_epochs=1, few_steps=300,
         pretraining_epochs=30, variant_seeds=1,
     ),
     "full": Plan(),
@@ -170,6 +176,7 @@ class _Study:
             PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes
         )
         self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
+        self.few = vary(FEW, **plan.changes)
         self.longer = vary(self.mnist, training__epochs=plan.best_epochs)
         self.seeds, self.done = range(plan.seeds), []
         self.steps = len(inputs.train.labels) // self.mnist.training.batch * plan.epochs
@@ -261,7 +268,7 @@ class _Study:
                     draw,
                     starts[start, draw],
                 )
-                for start in self.plan.starts
+                for start in self.plan.few_starts
                 for size in self.plan.sizes
                 for draw in self.seeds
             }
@@ -294,12 +301,11 @@ class _Study:
     def _few(self, rows, seed, start, **changes) -> runs.Task:
         """A training on few rows: they are repeated, so that an epoch is not too short, and passed
         over as often as gives the least number of steps."""
-        settings = vary(self.mnist, seed=seed, training__batch=64, **changes)
-        settings = vary(settings, training__checks=(1, 1))
         rows = np.tile(rows, max(1, 1280 // len(rows)))
-        epochs = max(settings.training.epochs, round(self.plan.few_steps * 64 / len(rows)))
+        batch = self.few.training.batch
+        epochs = max(self.plan.few_epochs, round(self.plan.few_steps * batch / len(rows)))
         return runs.Task(
-            settings=vary(settings, training__epochs=epochs),
+            settings=vary(self.few, seed=seed, training__epochs=epochs, **changes),
             examples=self.inputs.everything.take(rows),
             classes=10,
             start=common.first_classes(start, 10),
@@ -361,7 +367,8 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
         named = tuple(arms.split(","))
         if "random" not in named or not set(named) <= set(STARTS):
             raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
-        plan = dataclasses.replace(plan, starts=tuple(s for s in STARTS if s in named))
+        starts = tuple(start for start in STARTS if start in named)
+        plan = dataclasses.replace(plan, starts=starts, few_starts=starts)
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
             raise UserError(f"sizes={sizes}: give whole numbers separated by commas")
@@ -533,7 +540,7 @@ def _efficiency(study: _Study, few: dict) -> dict:
                 for draw in study.seeds
             ]
         )
-        for start in plan.starts
+        for start in plan.few_starts
     }
     base, rows = accuracy["random"], []
     for start, ours in accuracy.items():
