@@ -91,7 +91,7 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
                 for task in study.tasks
                 if task.settings.seed == seed and len(pictures(task.examples)) <= size
             ]
-            assert same.count(max(same, key=len)) == len(part2.STARTS)
+            assert same.count(max(same, key=len)) == len(study.plan.few_starts)
     steps = [
         len(task.examples.labels) // 64 * task.settings.training.epochs for task in study.tasks
     ]
