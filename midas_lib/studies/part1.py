@@ -390,7 +390,7 @@ def _ablation_rows(
         ours = np.mean([answers[f"ablation/{variant}/{p}"].correct for p in passes], 0)
         base = np.mean([answers[_chosen(epochs, p)].correct for p in passes], 0)
         interval = analysis.paired_cluster_interval(ours, base, characters.writers)
-        rows.append(_row(group, variant, ours, interval, epochs, len(passes)))
+        rows.append(_row(group, variant, ours, base, interval, epochs, len(passes)))
     return rows
 
 
@@ -429,7 +429,9 @@ def _summary(
     }
     nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
     rows = [
-        _row("Chosen settings", f"{epochs} epochs", answers[name].correct, nothing, epochs, 1)
+        _row(
+            "Chosen settings", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1
+        )
         for epochs in sorted({plan.ablation_epochs, plan.slow_ablation_epochs})
         if (name := _chosen(epochs, CHOOSING_PARTITIONS[0])) in answers
     ]
@@ -487,6 +489,7 @@ def _row(
     group: str,
     variant: str,
     correct: np.ndarray,
+    base: np.ndarray,
     interval: analysis.Interval,
     epochs: int,
     passes: int,
@@ -497,6 +500,7 @@ def _row(
         "difference": interval.mean,
         **dataclasses.asdict(interval),
         "accuracy": float(correct.mean()),
+        "baseline": float(base.mean()),
         "epochs": epochs,
         "passes": passes,
     }
