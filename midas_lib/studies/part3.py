@@ -73,7 +73,7 @@ PLANS = {
     "standard": Plan(
         naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2, compared_seeds=1,
         epochs=2, second_epochs=1, seeds=1, sizes=(1000, 5000), leaks=(0.1,), leak_epochs=1,
-        side_seeds=1, side_steps=300, pretraining_epochs=30, audited=5000,
+        side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
     ),
     "full": Plan(),
 }  # fmt: skip
