@@ -81,8 +81,9 @@ def audit(
     classes = len(sizes)
     if classes < 3 or sizes.min() < FEWEST:
         raise ValueError(f"an audit takes 3 folders or more, each with {FEWEST} images or more")
-    if len(images) != len(folders) or (witness is not None and len(witness) != len(folders)):
-        raise ValueError("images, folders and witness must be of one length")
+    shape = (len(folders), classes)
+    if len(images) != len(folders) or (witness is not None and witness.shape != shape):
+        raise ValueError("images, folders and witness must be of one length, and K classes each")
     clusters, neighbours = _neighbourhoods(_gradients(images), seed)
     tables = [_table(clusters, folders, classes)]
     evidence = {"images": len(folders), "witness": "none"}
@@ -90,8 +91,12 @@ def audit(
         answers = np.argmax(witness, 1)
         told = _table(clusters, answers, classes)
         evidence["witness_agreement"] = float(told.max(1).sum() / told.sum())
-        trusted = evidence["witness_agreement"] > 0.6 and len(set(told.argmax(1))) == classes
-        evidence["witness"] = "used" if trusted else "set aside, as it contradicts the clusters"
+        if evidence["witness_agreement"] < 0.6:
+            evidence["witness"] = "set aside, as it contradicts the clusters"
+        elif len(set(told.argmax(1))) < classes:
+            evidence["witness"] = "set aside, as it does not find every class"
+        else:
+            evidence["witness"] = "used"
     if evidence["witness"] == "used":
         group, _ = _gather([*tables, told], told.argmax(1))
         named_by = "the witness"
@@ -227,14 +232,20 @@ def _judge(counts: np.ndarray, own: Interval, evidence: dict) -> tuple[str, str]
     ratios, outliers, evidence["uniformity_p"] = _evenness(off)
     evidence["largest_ratio"], evidence["smallest_ratio"] = ratios.max(), ratios.min()
     even = ratios.max() <= BIASED and ratios.min() >= 1 / BIASED
-    if own.mean < AVOIDED / classes and own.high < 1 / classes:
+    avoided = [
+        analysis.proportion_interval(*row).low < 1 / classes
+        for row in zip(np.diag(counts), totals, strict=True)
+    ]
+    if own.mean < AVOIDED / classes and own.high < 1 / classes and all(avoided):
         kind = "complementary" if even else "biased-complementary"
         return kind, (
             f"{own.mean:.2%} of the settled images lie in their own folder, and the others'"
             f" folders hold {ratios.min():.2f} to {ratios.max():.2f} times their even share"
         )
     if own.low < AVOIDED / classes:
-        return "undetermined", f"the own-folder rate, {own.mean:.1%}, is near what chance gives"
+        return "undetermined", (
+            f"the own-folder rate, {own.mean:.1%}, is near what chance gives, or differs by class"
+        )
     paired = off.max(1).sum() / off.sum()
     evidence["share_of_one_wrong_folder"] = float(paired)
     if paired > PAIRED:

@@ -168,6 +168,8 @@ def audit_folders(path, witness: Classifier | None = None, limit: int = 20_000) 
     images, fewer than three classes, or a witness that does not know them.
     """
     path = Path(path)
+    if witness is not None and not set(DIGIT_NAMES) <= set(witness.class_names):
+        raise UserError("the witness does not know the digits 0 to 9; name another, or none")
     total = sum(1 for _ in _contents(path, []))
     chosen = set(np.random.default_rng(0).permutation(total)[:limit].tolist())
     skipped, scans, labels, pictures, answers = [], [], [], [], []
@@ -202,8 +204,6 @@ def audit_folders(path, witness: Classifier | None = None, limit: int = 20_000) 
     names = [DIGIT_NAMES[c] for c in classes]
     probabilities = None
     if witness is not None:
-        if not set(names) <= set(witness.class_names):
-            raise UserError(f"the witness does not know the classes {', '.join(names)}")
         columns = [witness.class_names.index(name) for name in names]
         probabilities = np.concatenate(answers)[:, columns]
     found = audit.audit(np.concatenate(pictures), folders, probabilities)
@@ -229,14 +229,16 @@ def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
     for folder in folders:
         label = _label(f"{folder.name}/", DIGIT_NAMES)
         if label is not None and label not in classes:
-            raise UserError(f"{folder}: holds no readable image; fill it, or remove it")
+            raise UserError(
+                f"{folder}: holds no readable image among those looked at; fill it, or remove it"
+            )
     if len(classes) < 3:
         raise UserError(f"{path}: holds images of {len(classes)} classes; an audit takes 3 or more")
     if counts.min() < audit.FEWEST:
         rarest = DIGIT_NAMES[classes[counts.argmin()]]
         raise UserError(
-            f"{path}: {counts.min()} readable images in folder {rarest}; an audit takes"
-            f" {audit.FEWEST} of each class or more"
+            f"{path}: {counts.min()} readable images of folder {rarest} among those looked at; an"
+            f" audit takes {audit.FEWEST} of each class or more (--limit looks at more)"
         )
 
 

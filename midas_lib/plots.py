@@ -645,7 +645,7 @@ def layer_profile(layers, values, ylabel):
 
 @_styled
 def interpolation(alphas, losses):
-    """Test error on the straight line between two solutions: {label: (pairs, alphas)}.
+    """Validation error on the straight line between two solutions: {label: (pairs, alphas)}.
 
     `alphas` (alphas,) run from 0 to 1; the mean over the pairs and a band from least to largest.
     """
@@ -655,7 +655,7 @@ def interpolation(alphas, losses):
         _band(ax, alphas, *_range(errors), style)
     ax.set(
         xlabel="Position on the line from one network (0) to the other (1)",
-        ylabel="Test error (log scale)",
+        ylabel="Validation error (log scale)",
     )
     _log_ticks(ax.yaxis)
     _as_percent(ax.yaxis)

@@ -9,6 +9,8 @@ import tensorflow as tf
 from midas_lib.data import Examples
 from midas_lib.train import predict
 
+RADIUS = 0.001  # of a step that measures sharpness, as a share of the weights' norm
+
 
 def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndarray:
     """Where in the picture the answer comes from (occlusion, Zeiler & Fergus 2014, section 4.2).
@@ -100,7 +102,7 @@ def _normalise(model: keras.Model, examples: Examples) -> None:
             layer.set_weights([gamma, beta, below.mean((0, 1, 2)), below.var((0, 1, 2))])
 
 
-def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> float:
+def sharpness(model: keras.Model, examples: Examples, radius: float = RADIUS) -> float:
     """By how much, in nats, the loss on the examples rises after one step up its gradient, of
     `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius).
 

@@ -20,7 +20,8 @@ PLATEAU_PATIENCE = 4  # checks without a lower training loss before the rate is 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished training. model: the averaged network. history: one list a metric, an entry a
+    """A finished training. model: the averaged network, or the last where
+    settings ask for no average. history: one list a metric, an entry a
     check ("step": steps done; "loss" in training and "gradient_norm", means over the steps since
     the last check; "val_loss" and "val_accuracy" of the averaged network on the held-out examples,
     natural-log units and shares). seconds: wall time of the training loop."""
@@ -214,8 +215,9 @@ def fit(
 ) -> Run:
     """Train a network, from random weights unless there is a `start`.
 
-    AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the exponential average of
-    the weights over the steps (Polyak & Juditsky 1992), normalisation statistics included.
+    AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the last weights or, with
+    `averaging`, their exponential average over the steps (Polyak & Juditsky 1992), normalisation
+    statistics included.
 
     held_out: measured at every check, and used for nothing else. start: the weights of a network
     of the same shape, in Keras' order, of which `settings.transfer` is taken over; its classes

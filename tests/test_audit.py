@@ -136,6 +136,14 @@ def test_pictures_without_structure_are_undetermined():
     assert "settled" in found.reason
 
 
+def test_one_class_in_its_own_folder_among_complementary_ones_is_undetermined(digits, witness):
+    images, labels = digits
+    rng = np.random.default_rng(2)
+    folders = complementary(labels, 0, rng)
+    folders = np.where((labels == 3) & (rng.random(len(labels)) < 0.5), labels, folders)
+    assert audit.audit(images, folders, witness).verdict == "undetermined"
+
+
 def test_the_permutation_is_named(digits, witness):
     images, labels = digits
     found = audit.audit(images, np.array(ALL_MOVED)[labels], witness)
@@ -158,7 +166,7 @@ def test_arrays_that_do_not_fit_are_refused(digits):
     images, labels = digits
     with pytest.raises(ValueError, match="3 folders"):
         audit.audit(images, labels % 2)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="of one length"):
         audit.audit(images[:-1], labels)
 
 
@@ -225,9 +233,9 @@ def _gone(folder):
     ("spoil", "said"),
     [
         (_stray, "five/.* lies in no class folder"),
-        (_empty, "5: holds no readable image"),
+        (_empty, "5: holds no readable image among"),
         (_two, "2 classes; an audit takes 3 or more"),
-        (_one_image, "1 readable images in folder 5"),
+        (_one_image, "1 readable images of folder 5 among those looked at"),
         (_gone, "no such folder or zip"),
     ],
 )

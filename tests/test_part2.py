@@ -147,6 +147,7 @@ def test_the_summary_counts_what_the_answers_say(study):
         ({"seeds": 0}, "SEEDS=0: give 1 or more"),
         ({"arms": "random,letters"}, "arms=random,letters: name random and others of digits"),
         ({"arms": "digits"}, "arms=digits: name random"),
+        ({"arms": "random"}, "arms=random: name random and others"),
         ({"sizes": "10,many"}, "sizes=10,many: give whole numbers"),
         ({"sizes": "100000"}, "100000 labelled images: give a multiple of 10 up to"),
         ({"sizes": "15"}, "15 labelled images: give a multiple of 10 up to"),

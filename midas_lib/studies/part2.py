@@ -1,6 +1,7 @@
 """Part 2: what a pre-trained start is worth on MNIST, in accuracy, steps and labels."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -288,7 +289,8 @@ class _Study:
 
         def task(seed, start, **change):
             rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
-            return self._few(rows, seed, start, **change)
+            # Another seed than pre-training's, or a new layer would be the one it began with.
+            return self._few(rows, seed + 100, start, **change)
 
         seeds = range(self.plan.variant_seeds)
         found = self.train(
@@ -305,8 +307,8 @@ class _Study:
         """A training on few rows: they are repeated, so that an epoch is not too short, and passed
         over as often as gives the least number of steps."""
         rows = np.tile(rows, max(1, 1280 // len(rows)))
-        batch = self.few.training.batch
-        epochs = max(self.plan.few_epochs, round(self.plan.few_steps * batch / len(rows)))
+        steps = len(rows) // self.few.training.batch
+        epochs = max(self.plan.few_epochs, math.ceil(self.plan.few_steps / steps))
         return runs.Task(
             settings=vary(self.few, seed=seed, training__epochs=epochs, **changes),
             examples=self.inputs.everything.take(rows),
@@ -367,8 +369,8 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
         plan = dataclasses.replace(plan, seeds=seeds)
         plan = dataclasses.replace(plan, variant_seeds=min(seeds, plan.variant_seeds))
     if arms:
-        named = tuple(arms.split(","))
-        if "random" not in named or not set(named) <= set(STARTS):
+        named = set(arms.split(","))
+        if "random" not in named or len(named) < 2 or not named <= set(STARTS):
             raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
         starts = tuple(start for start in STARTS if start in named)
         plan = dataclasses.replace(plan, starts=starts, few_starts=starts)
@@ -428,6 +430,7 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
             if arm.startswith("variant/")
         ],
         "batch": study.mnist.training.batch,
+        "trained_on": len(study.inputs.train.labels),
         "parameters": sum(w.size for w in best[0].weights),
     }
     arrays = {"steps": np.append(0, main["random", 0].history["step"])}
@@ -625,7 +628,7 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
         _, accuracies = probe.interpolate(ends[one], ends[other], alphas, some, seen)
         arrays[f"path_{label}"] = 1 - accuracies
     arrays["embedding_labels"] = seen.labels[:1000].astype(np.uint8)
-    return {"inside": rows, "paths": list(pairs)}, arrays
+    return {"inside": rows, "paths": list(pairs), "sharpness_radius": probe.RADIUS}, arrays
 
 
 def describe(study: Study, results: dict, arm: str) -> dict:
