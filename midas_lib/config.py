@@ -125,7 +125,7 @@ class Training:
     times the held-out examples are measured in the first epoch, and in each later one. loss: one of
     `LOSSES`; all but "cross-entropy", which alone knows smoothing, take labels for complementary.
     leak: the share of labels that are true nevertheless, for "forward" and "posterior".
-    sharpening: the exponent that "posterior" ends with.
+    sharpening: the exponent that "posterior" ends with, growing from 1 in the second half.
     """
 
     epochs: int = 30

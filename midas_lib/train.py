@@ -153,7 +153,8 @@ class _Trainer:
             return losses.cross_entropy(targets, logits, training.smoothing)
         if training.loss == "posterior":
             done = tf.cast(step, tf.float32) / (self.steps * training.epochs)
-            sharpening = 1 + (training.sharpening - 1) * done
+            # From the start, sharpening would settle on whatever the first steps happen to say.
+            sharpening = 1 + (training.sharpening - 1) * tf.maximum(2 * done - 1, 0.0)
             return losses.posterior(targets, logits, training.leak, sharpening)
         if training.loss == "forward":
             return losses.forward(targets, logits, training.leak)
