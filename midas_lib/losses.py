@@ -20,28 +20,28 @@ def cross_entropy(targets, logits, smoothing: float = 0.0):
 
 
 def forward(targets, logits, leak: float = 0.0):
-    """Minus the log-likelihood of the complementary label (Yu et al. 2018, section 3.2): classes
-    other than the true one share 1 - leak evenly, and a share `leak` names the true one after all.
-    """
+    """Minus the log-likelihood of the complementary label (forward correction, Yu et al. 2018):
+    classes other than the true one share 1 - leak evenly, and a share `leak` names the true one
+    after all."""
     named = _probability(targets, logits)
     others = (1 - named) / (logits.shape[-1] - 1)
     return -ops.mean(ops.log(leak * named + (1 - leak) * others + 1e-7))
 
 
 def scl_nl(targets, logits):
-    """-log(1 - p) of the named class (Chou et al. 2020, section 4.2): `forward` without a leak, up
+    """-log(1 - p) of the named class (Chou et al. 2020): `forward` without a leak, up
     to a constant."""
     return -ops.mean(ops.log(1 - _probability(targets, logits) + 1e-7))
 
 
 def scl_exp(targets, logits):
-    """exp(p) of the named class (Chou et al. 2020, section 4.2)."""
+    """exp(p) of the named class (Chou et al. 2020)."""
     return ops.mean(ops.exp(_probability(targets, logits)))
 
 
 def pairwise_comparison(targets, logits):
     """Sum over the other classes of the sigmoid loss of their lead over the named one (PC, Ishida
-    et al. 2017, section 3)."""
+    et al. 2017)."""
     lead = logits - ops.sum(targets * logits, -1, keepdims=True)
     return ops.mean(ops.sum((1 - targets) * ops.sigmoid(-lead), -1))
 
@@ -53,7 +53,7 @@ def posterior(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
     posterior: the mean of the views' probabilities, times the label's probability given the class,
     to the power `sharpening`, normalised; no gradient flows through it. With one view and no
     sharpening it has `forward`'s gradient. Self-training on the possible classes is PRODEN's (Lv et
-    al. 2020, section 3.2), agreement between views after Wu et al. 2022 (section 3.2).
+    al. 2020), agreement between views after Wu et al. 2022.
     """
     one, other = ops.split(ops.softmax(logits), 2)
     likelihood = leak * targets + (1 - leak) * (1 - targets) / (logits.shape[-1] - 1)
@@ -72,14 +72,14 @@ def weighted(targets, logits):
 
 
 def non_negative(targets, logits):
-    """The unbiased risk, each class's part of it held at zero or above (NN, Ishida et al. 2019,
-    section 4)."""
+    """The unbiased risk, each class's part of it held at zero or above (NN, Ishida et al.
+    2019)."""
     return ops.sum(ops.maximum(_partial_risks(targets, logits), 0))
 
 
 def gradient_ascent(targets, logits):
     """The unbiased risk; where a class's part of it is negative, those parts turned over instead
-    (GA, Ishida et al. 2019, section 4)."""
+    (GA, Ishida et al. 2019)."""
     risks = _partial_risks(targets, logits)
     return ops.where(ops.min(risks) < 0, -ops.sum(ops.minimum(risks, 0)), ops.sum(risks))
 

@@ -91,12 +91,15 @@ class _Trainer:
             self.rate_factor,
         ]
         self._logits = keras.Model(self.model.inputs, self.model.get_layer("logits").output)
-        self._pictures = tf.constant(examples.pictures, tf.float32)
-        self._targets = tf.one_hot(examples.labels, classes)
+        self._classes = classes
+        self._data = tf.constant(examples.pictures), tf.constant(examples.labels, tf.int32)
         batch = min(training.batch, len(examples.labels))
-        self.train_steps = tf.function(
+        self._graph = tf.function(
             self._train_steps,
             input_signature=[
+                # Not captured: TensorFlow never frees what a graph has captured.
+                tf.TensorSpec(self._data[0].shape, self._data[0].dtype),
+                tf.TensorSpec(self._data[1].shape, tf.int32),
                 tf.TensorSpec([None, batch], tf.int32),
                 tf.TensorSpec([None], tf.float32),
                 tf.TensorSpec([], tf.int32),
@@ -110,19 +113,23 @@ class _Trainer:
         order = rng.permutation(len(self.examples.labels))[: self.steps * batch]
         return tf.constant(order.reshape(self.steps, batch), tf.int32)
 
-    def _train_steps(self, order: tf.Tensor, rates: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
+    def train_steps(self, order: tf.Tensor, rates: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
         """Train on the rows of `order`, each at its rate; returns each step's loss and gradient
         norm, (steps, 2)."""
+        return self._graph(*self._data, order, rates, first_step)
+
+    def _train_steps(self, pictures, labels, order, rates, first_step) -> tf.Tensor:
         result = tf.TensorArray(tf.float32, size=tf.shape(order)[0])
         for step in tf.range(tf.shape(order)[0]):
             self.optimizer.learning_rate.assign(rates[step] * self.rate_factor)
-            result = result.write(step, self._train_step(order[step], first_step + step))
+            plain = tf.cast(tf.gather(pictures, order[step]), tf.float32)
+            targets = tf.one_hot(tf.gather(labels, order[step]), self._classes)
+            result = result.write(step, self._train_step(plain, targets, first_step + step))
         return result.stack()
 
-    def _train_step(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def _train_step(self, plain: tf.Tensor, targets: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         settings = self.settings
         seed = tf.stack([settings.seed * 4, step])
-        plain, targets = tf.gather(self._pictures, rows), tf.gather(self._targets, rows)
         pictures = augment.warp(plain, seed, settings.augmentation)
         if settings.training.loss == "posterior":
             again = augment.warp(plain, seed + 2, settings.augmentation)

@@ -69,7 +69,7 @@ def test_the_headlines_partitions_chose_nothing(inputs, plan):
 
 
 def test_every_ablation_changes_something_and_only_that(inputs, plan):
-    base = Settings()
+    base = vary(Settings(), **part1.CANDIDATE)
     for variants in part1.ABLATIONS.values():
         for variant, changes in variants.items():
             changed = vary(base, **changes)
@@ -79,7 +79,7 @@ def test_every_ablation_changes_something_and_only_that(inputs, plan):
 def test_only_what_the_first_pass_leaves_open_is_repeated(inputs, plan):
     wanted = ["dropout 0.3", "one-cycle"]
     passes = part1._ablations(inputs, plan, Settings(), 1001, wanted)
-    assert set(passes) == {f"ablation/{v}/1001" for v in ["chosen for 1 epochs", *wanted]}
+    assert set(passes) == {f"ablation/{v}/1001" for v in ["candidate for 1 epochs", *wanted]}
     everything = part1._ablations(inputs, plan, Settings(), 0)
     assert len(everything) == 1 + sum(map(len, part1.ABLATIONS.values()))
 
@@ -91,7 +91,7 @@ def test_a_slow_ablation_is_compared_at_its_own_length(inputs, plan):
         epochs = 2 if group == part1.SLOW_GROUP else 1
         ours, base = (
             passes[f"ablation/{variant}/0"],
-            passes[f"ablation/chosen for {epochs} epochs/0"],
+            passes[f"ablation/candidate for {epochs} epochs/0"],
         )
         for one in (*ours.tasks, *base.tasks):
             assert one.settings.training.epochs == epochs

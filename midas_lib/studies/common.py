@@ -6,8 +6,32 @@ import numpy as np
 
 from midas_lib import analysis, runs
 from midas_lib.config import Settings
+from midas_lib.data import Examples, ImageDataset
 
 THRESHOLDS = (0.95, 0.97, 0.98, 0.99, 0.995)
+
+
+class Stages:
+    """A study's runs, done in stages, as a later one starts where an earlier one ended. done: the
+    outcomes so far. jobs, fresh: as in `runs.run_all`."""
+
+    def __init__(self, jobs: int | None, fresh: bool):
+        self.jobs, self.fresh, self.done = jobs, fresh, []
+
+    def train(self, tasks: dict) -> dict:
+        """Key of each task -> its outcome."""
+        outcomes = runs.run_all(list(tasks.values()), jobs=self.jobs, fresh=self.fresh)
+        self.done += outcomes
+        return dict(zip(tasks, outcomes, strict=True))
+
+    def counts(self) -> dict:
+        """How many runs the results rest on, and how many of them the store already held."""
+        return {"runs": len(self.done), "reused_runs": sum(o.reused for o in self.done)}
+
+
+def as_examples(dataset: ImageDataset, count: int | None = None) -> Examples:
+    """The first `count` (None: all) images of a dataset of the network's own size."""
+    return Examples(pictures=dataset.images[:count, ..., None], labels=dataset.labels[:count])
 
 
 def tested(outcome: runs.Outcome, labels: np.ndarray) -> dict:

@@ -13,7 +13,9 @@ CURVES = ("loss", "val_loss", "val_accuracy")
 # The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
 CHOOSING_PARTITIONS = (0, 1001, 1002)
 STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
-# One change at a time from `Settings()`: group -> variant -> change. Those of preprocessing have
+# What the search for the settings began with, beside `Settings()`; the ablations let it go.
+CANDIDATE = {"training__smoothing": 0.1}
+# One change at a time from the candidate: group -> variant -> change. Those of preprocessing have
 # the picture alone to go by.
 PICTURE_ALONE = "tight crop alone"
 ABLATIONS = {
@@ -28,9 +30,9 @@ ABLATIONS = {
         "affine and mixup": {"augmentation__mixup": 0.3},
     },
     "Regularization": {
+        "no label smoothing": {"training__smoothing": 0.0},
         "dropout 0.3": {"network__dropout": 0.3},
         "dropout 0.5": {"network__dropout": 0.5},
-        "no label smoothing": {"training__smoothing": 0.0},
         "weight averaging": {"training__averaging": 0.995},
     },
     "Learning rate": {
@@ -239,25 +241,25 @@ def _ablations(
     partition: int,
     variants: list[str] | None = None,
 ) -> "dict[str, _Pass]":
-    """The same for the variants (None: all) on one partition, and for the chosen settings at each
-    of their lengths."""
+    """The same for the variants (None: all) on one partition, and for the candidate at each of
+    their lengths."""
     fold = data.folds(inputs.characters.labels, partition)
 
     def one(epochs, changes):
-        changed = vary(settings, seed=partition, training__epochs=epochs, **changes)
+        changed = vary(settings, seed=partition, training__epochs=epochs, **CANDIDATE | changes)
         return _Pass(inputs, changed, fold)
 
     passes = {}
     for group, variant, changes in plan.ablations():
         if variants is None or variant in variants:
             epochs = plan.epochs_of(group)
-            passes.setdefault(_chosen(epochs, partition), one(epochs, {}))
+            passes.setdefault(_candidate(epochs, partition), one(epochs, {}))
             passes[f"ablation/{variant}/{partition}"] = one(epochs, changes)
     return passes
 
 
-def _chosen(epochs: int, partition: int) -> str:
-    return f"ablation/chosen for {epochs} epochs/{partition}"
+def _candidate(epochs: int, partition: int) -> str:
+    return f"ablation/candidate for {epochs} epochs/{partition}"
 
 
 def _train(passes: "dict[str, _Pass]", jobs: int | None, fresh: bool) -> list[runs.Outcome]:
@@ -381,14 +383,13 @@ def _answers(
 def _ablation_rows(
     characters: ImageDataset, plan: Plan, answers: dict[str, _Answers]
 ) -> list[dict]:
-    """Each variant against the chosen settings, paired by image over the passes it has."""
-
+    """Each variant against the candidate, paired by image over the passes it has."""
     rows = []
     for group, variant, _ in plan.ablations():
         epochs = plan.epochs_of(group)
         passes = [p for p in CHOOSING_PARTITIONS if f"ablation/{variant}/{p}" in answers]
         ours = np.mean([answers[f"ablation/{variant}/{p}"].correct for p in passes], 0)
-        base = np.mean([answers[_chosen(epochs, p)].correct for p in passes], 0)
+        base = np.mean([answers[_candidate(epochs, p)].correct for p in passes], 0)
         interval = analysis.paired_cluster_interval(ours, base, characters.writers)
         rows.append(_row(group, variant, ours, base, interval, epochs, len(passes)))
     return rows
@@ -429,11 +430,9 @@ def _summary(
     }
     nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
     rows = [
-        _row(
-            "Chosen settings", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1
-        )
+        _row("Candidate", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1)
         for epochs in sorted({plan.ablation_epochs, plan.slow_ablation_epochs})
-        if (name := _chosen(epochs, CHOOSING_PARTITIONS[0])) in answers
+        if (name := _candidate(epochs, CHOOSING_PARTITIONS[0])) in answers
     ]
     rows += _ablation_rows(characters, plan, answers)
     calibrated, temperature = _calibrate(first)

@@ -38,7 +38,7 @@ MNIST = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     augmentation=Augmentation(rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06),
     network=NETWORK,
-    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
+    training=Training(batch=128, checks=(10, 4)),
 )
 # Few labels: pre-training's augmentation, and steps of fewer images.
 FEW = vary(
@@ -145,8 +145,8 @@ def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
     """What `load` returned, brought to the network's input and divided."""
     pictures, _ = data.preprocess(datasets["characters"].images, MNIST.preprocessing)
     characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
-    everything = _first(datasets["mnist"], plan.images)
-    test = _first(datasets["mnist-test"], plan.test_images)
+    everything = common.as_examples(datasets["mnist"], plan.images)
+    test = common.as_examples(datasets["mnist-test"], plan.test_images)
     rest, held_out = data.split(everything.labels, plan.validation, VALIDATION_SEED)
     return Inputs(
         characters=characters,
@@ -165,29 +165,19 @@ def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
     )
 
 
-def _first(dataset: ImageDataset, count: int | None) -> Examples:
-    return Examples(pictures=dataset.images[:count, ..., None], labels=dataset.labels[:count])
-
-
-class _Study:
-    """The runs of part 2, in stages, as a later one starts where an earlier one ended."""
+class _Study(common.Stages):
+    """The runs of part 2."""
 
     def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
-        self.inputs, self.plan, self.jobs, self.fresh = inputs, plan, jobs, fresh
+        super().__init__(jobs, fresh)
+        self.inputs, self.plan, self.seeds = inputs, plan, range(plan.seeds)
         self.pretraining = vary(
             PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes
         )
         self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
         self.few = vary(FEW, **plan.changes)
         self.longer = vary(self.mnist, training__epochs=plan.best_epochs)
-        self.seeds, self.done = range(plan.seeds), []
         self.steps = len(inputs.train.labels) // self.mnist.training.batch * plan.epochs
-
-    def train(self, tasks: dict) -> dict:
-        """Key of each task -> its outcome."""
-        outcomes = runs.run_all(list(tasks.values()), jobs=self.jobs, fresh=self.fresh)
-        self.done += outcomes
-        return dict(zip(tasks, outcomes, strict=True))
 
     def starts(self) -> dict:
         """(start, seed) -> the network that a training starts from, tested as it is on MNIST."""
@@ -350,11 +340,7 @@ def run(
     results, arrays = _summary(study, starts, main, best, few, variants)
     results["chosen_start"] = chosen
     inside, more = _inside(study, starts, main)
-    results |= inside | {
-        "runs": len(study.done),
-        "reused_runs": sum(outcome.reused for outcome in study.done),
-        "seconds_per_step": _seconds_per_step(study),
-    }
+    results |= inside | study.counts() | {"seconds_per_step": _seconds_per_step(study)}
     models = {start: common.rebuild(main[start, 0].weights, study.mnist) for start in plan.starts}
     models["best"] = common.rebuild(best[0].weights, study.mnist)
     settings = dict.fromkeys(plan.starts, study.mnist) | {"best": study.longer}

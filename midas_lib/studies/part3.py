@@ -17,11 +17,11 @@ STARTS = ("random", "pretrained")
 NAIVE = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     network=part2.NETWORK,
-    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
+    training=Training(batch=128, checks=(10, 4)),
 )
 WEAK = vary(NAIVE, training__loss="posterior", training__sharpening=2.0)
-# Compared on the same images for the same number of steps; "posterior" is the last one's first step
-# without sharpening.
+# Compared on the same images for the same number of steps. "posterior" alone tells what its two
+# views are worth; "posterior, sharpened" is the strongest arms' loss.
 LOSSES = {
     "cross-entropy": {},
     **{name: {"training__loss": name} for name in config.LOSSES[1:]},
@@ -118,7 +118,6 @@ def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
     known = numbers < len(mnist.labels)
     truth = np.where(known, mnist.labels[np.where(known, numbers, 0)], -1)
     pictures, _ = data.preprocess(datasets["characters"].images, NAIVE.preprocessing)
-    test = datasets["mnist-test"]
     return Inputs(
         given=Examples(
             pictures=mislabelled.images[order][..., None], labels=mislabelled.labels[order]
@@ -126,39 +125,31 @@ def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
         rows=order,
         truth=truth,
         characters=Examples(pictures=pictures, labels=datasets["characters"].labels),
-        test=Examples(
-            pictures=test.images[: plan.test_images, ..., None],
-            labels=test.labels[: plan.test_images],
-        ),
+        test=common.as_examples(datasets["mnist-test"], plan.test_images),
     )
 
 
-class _Study:
-    """The runs of part 3, in stages, as a later one starts where an earlier one ended."""
+class _Study(common.Stages):
+    """The runs of part 3."""
 
     def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
-        self.inputs, self.plan, self.jobs, self.fresh = inputs, plan, jobs, fresh
+        super().__init__(jobs, fresh)
+        self.inputs, self.plan, self.tests = inputs, plan, {"mnist": inputs.test}
         self.naive_settings = vary(NAIVE, training__epochs=plan.naive_epochs, **plan.changes)
         self.weak_settings = vary(WEAK, training__epochs=plan.epochs, **plan.changes)
         self.second_settings = vary(NAIVE, training__epochs=plan.second_epochs, **plan.changes)
-        self.tests, self.done = {"mnist": inputs.test}, []
         self.kept = inputs.given.take(np.arange(plan.held_out))
         self.rest = inputs.given.take(np.arange(plan.held_out, len(inputs.given.labels)))
         # For curves alone: with their digits, the pictures held out are measured and nothing else.
         self.drawn = dataclasses.replace(self.kept, labels=inputs.truth[: plan.held_out])
-
-    def train(self, tasks: dict) -> dict:
-        """Key of each task -> its outcome."""
-        outcomes = runs.run_all(list(tasks.values()), jobs=self.jobs, fresh=self.fresh)
-        self.done += outcomes
-        return dict(zip(tasks, outcomes, strict=True))
 
     def pretrained(self) -> dict:
         """seed -> part 1's network of 62 characters, asked about MNIST and the given pictures."""
         plan = self.plan
         settings = vary(part2.PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes)
         tests = self.tests | {"drawn": self.drawn}
-        tests["audited"] = self.inputs.given.take(np.arange(self.audited))
+        audited = min(plan.audited, len(self.inputs.given.labels))
+        tests["audited"] = self.inputs.given.take(np.arange(audited))
         return self.train(
             {
                 seed: runs.Task(
@@ -170,10 +161,6 @@ class _Study:
                 for seed in range(max(plan.seeds, plan.naive_seeds))
             }
         )
-
-    @property
-    def audited(self) -> int:
-        return min(self.plan.audited, len(self.inputs.given.labels))
 
     def naive(self, starts: dict) -> dict:
         """(start, seed) -> the outcome of believing the folders."""
@@ -282,6 +269,7 @@ class _Study:
         for leak in self.plan.leaks:
             for seed in range(self.plan.side_seeds):
                 moved = np.random.default_rng([seed, 4]).random(len(self.inputs.truth)) < leak
+                moved &= self.inputs.truth >= 0
                 folders = np.where(moved, self.inputs.truth, self.inputs.given.labels)
                 leaked = dataclasses.replace(self.inputs.given, labels=folders)
                 if leak not in found:
@@ -376,10 +364,7 @@ def run(
         }
         for share in plan.leaks
     ]
-    results |= {
-        "runs": len(study.done),
-        "reused_runs": sum(outcome.reused for outcome in study.done),
-    }
+    results |= study.counts()
     models, settings = {}, {}
     for start in STARTS:
         models[f"naive-{start}"] = common.rebuild(naive[start, 0].weights, study.naive_settings)
@@ -401,16 +386,14 @@ def _summary(
     def entry(outcome, seed, **more):
         return {"seed": seed, **more, **common.tested(outcome, test)}
 
-    def paced(outcome, start, seed, epochs):
-        jump = jumps.get((start, seed), 0.1)  # of random weights, chance
-        return entry(outcome, seed, epochs=epochs) | common.pace(outcome, jump)
+    def pace(outcome, start, seed):
+        return common.pace(outcome, jumps.get((start, seed), 0.1))  # of random weights, chance
 
     arms = {f"naive-{start}": {"runs": []} for start in STARTS}
     for (start, seed), outcome in naive.items():
-        row = paced(outcome, start, seed, plan.naive_epochs) | {
-            "argmin_accuracy": _argmin_accuracy(outcome.tests["mnist"], test),
-            "held_out_folder_loss": _folder_loss(outcome.probabilities, study.kept.labels),
-        }
+        row = entry(outcome, seed, epochs=plan.naive_epochs) | pace(outcome, start, seed)
+        row["argmin_accuracy"] = analysis.accuracy(test, outcome.tests["mnist"].argmin(1))
+        row["held_out_folder_loss"] = _folder_loss(outcome.probabilities, study.kept.labels)
         arms[f"naive-{start}"]["runs"].append(row)
     stages = {"weak": (weak, plan.epochs), "recovered": (second, plan.second_epochs)}
     for stage, (outcomes, epochs) in stages.items():
@@ -418,7 +401,7 @@ def _summary(
             labels = recover(outcome.tests["given"], inputs.given.labels, leak)
             row = entry(outcome, seed, epochs=epochs)
             if stage == "weak":
-                row |= paced(outcome, start, seed, epochs)
+                row |= pace(outcome, start, seed)
             row["recovered_share"] = analysis.accuracy(inputs.truth, labels)
             arms.setdefault(f"{stage}-{start}", {"runs": []})["runs"].append(row)
     for (size, draw), outcome in sized.items():
@@ -498,10 +481,6 @@ def _summary(
 
 def _accuracy(outcome: runs.Outcome, test: str, examples: Examples) -> float:
     return analysis.accuracy(examples.labels, outcome.tests[test][:, :10].argmax(1))
-
-
-def _argmin_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    return analysis.accuracy(labels, probabilities.argmin(1))
 
 
 def _folder_loss(probabilities: np.ndarray, folders: np.ndarray) -> float:
