@@ -113,7 +113,7 @@ def test_the_digits_follow_the_characters(study):
 
 def test_every_depth_is_transplanted_with_a_new_head(study):
     found = study.variants(study.starts())
-    depths = range(len(part2.LAYERS) + 1)
+    depths = study.plan.copied
     kinds = {f"{kind}/{k}" for kind in ("fine-tuned", "frozen") for k in depths}
     assert {variant for variant, _ in found} == kinds | {*part2.VARIANTS, "probe, then fine-tuned"}
     cut = [task.settings.transfer for task in study.tasks if not task.settings.transfer.head]

@@ -29,7 +29,7 @@ NETWORK = Network(width=0.5)  # part 1's depth; on MNIST's many images, half as 
 PRETRAINING = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     augmentation=Augmentation(
-        rotation=15.0, scale=0.15, aspect=0.2, shear=0.3, shift=0.06, thickness=0.7
+        rotation=15.0, scale=0.15, aspect=0.2, shear=0.3, shift=0.06, thickness=1.0
     ),
     network=NETWORK,
     training=Training(epochs=60),
@@ -67,8 +67,8 @@ class Plan:
     seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
     images compared, from few_starts, for few_epochs epochs and few_steps steps at least.
     pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
-    variant_images, variant_seeds: of the comparison of what is taken over. changes: on top of the
-    settings.
+    variant_images, variant_seeds: of the comparison of what is taken over; copied: the numbers of
+    convolutions compared there. changes: on top of the settings.
     """
 
     images: int | None = None
@@ -81,12 +81,13 @@ class Plan:
     sizes: tuple[int, ...] = (
         10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000,
     )  # fmt: skip
-    few_starts: tuple[str, ...] = ("random", "digits", "characters-digits")
-    few_epochs: int = 4
-    few_steps: int = 800
+    few_starts: tuple[str, ...] = ("random", "digits")
+    few_epochs: int = 3
+    few_steps: int = 600
     pretraining_epochs: int = 60
     variant_images: int = 1000
     variant_seeds: int = 3
+    copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))
     changes: dict = dataclasses.field(default_factory=dict)
 
 
@@ -94,12 +95,12 @@ PLANS = {
     "smoke": Plan(
         images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
         sizes=(10, 50), few_epochs=1, few_steps=5, pretraining_epochs=1, variant_images=50,
-        variant_seeds=1, changes={"network__width": 0.25},
+        variant_seeds=1, copied=(0, len(LAYERS)), changes={"network__width": 0.25},
     ),
     "standard": Plan(
         epochs=1, best_epochs=2, seeds=1, starts=("random", "digits", "characters"),
-        few_starts=("random", "digits"), sizes=(10, 100, 1000), few_epochs=1, few_steps=200,
-        pretraining_epochs=25, variant_seeds=1,
+        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, pretraining_epochs=25, variant_seeds=1,
+        copied=(0, 2, 4, len(LAYERS)),
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -272,7 +273,7 @@ class _Study(common.Stages):
         """(variant, seed) -> the outcome of another way to go on from the digits' network; the
         variant "fine-tuned/3" starts with its first 3 convolutions alone, "frozen/3" keeps them."""
         changes = dict(VARIANTS)
-        for layers in range(len(LAYERS) + 1):
+        for layers in self.plan.copied:
             some = {"transfer__layers": layers, "transfer__head": False}
             changes[f"fine-tuned/{layers}"] = some
             changes[f"frozen/{layers}"] = some | {"transfer__frozen": True}
