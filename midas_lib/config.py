@@ -133,7 +133,7 @@ class Training:
     rate: float = 2e-3
     schedule: str = "cosine"
     weight_decay: float = 1e-2
-    smoothing: float = 0.0
+    smoothing: float = 0.1
     averaging: float = 0.0
     checks: tuple[int, int] = (1, 1)
     loss: str = "cross-entropy"

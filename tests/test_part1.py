@@ -1,6 +1,7 @@
 """Part 1's study: what is compared with what, and that no fold sees its own images."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_the_headlines_partitions_chose_nothing(inputs, plan):
 
 
 def test_every_ablation_changes_something_and_only_that(inputs, plan):
-    base = vary(Settings(), **part1.CANDIDATE)
+    base = Settings()
     for variants in part1.ABLATIONS.values():
         for variant, changes in variants.items():
             changed = vary(base, **changes)
@@ -79,7 +80,7 @@ def test_every_ablation_changes_something_and_only_that(inputs, plan):
 def test_only_what_the_first_pass_leaves_open_is_repeated(inputs, plan):
     wanted = ["dropout 0.3", "one-cycle"]
     passes = part1._ablations(inputs, plan, Settings(), 1001, wanted)
-    assert set(passes) == {f"ablation/{v}/1001" for v in ["candidate for 1 epochs", *wanted]}
+    assert set(passes) == {f"ablation/{v}/1001" for v in ["chosen for 1 epochs", *wanted]}
     everything = part1._ablations(inputs, plan, Settings(), 0)
     assert len(everything) == 1 + sum(map(len, part1.ABLATIONS.values()))
 
@@ -91,10 +92,26 @@ def test_a_slow_ablation_is_compared_at_its_own_length(inputs, plan):
         epochs = 2 if group == part1.SLOW_GROUP else 1
         ours, base = (
             passes[f"ablation/{variant}/0"],
-            passes[f"ablation/candidate for {epochs} epochs/0"],
+            passes[f"ablation/chosen for {epochs} epochs/0"],
         )
         for one in (*ours.tasks, *base.tasks):
             assert one.settings.training.epochs == epochs
+
+
+def test_an_ablation_pools_all_its_partitions_the_headlines_too(inputs, plan):
+    half = np.arange(len(inputs.characters.labels)) % 2 == 0
+    answers = {}
+    for partition in (0, 1001, 1, 2):
+        answers[f"ablation/chosen for 1 epochs/{partition}"] = SimpleNamespace(correct=half)
+        answers[f"ablation/{part1.CONFIRMED}/{partition}"] = SimpleNamespace(
+            correct=half & (partition == 0)
+        )
+    for _, variant, _ in plan.ablations():
+        answers.setdefault(f"ablation/{variant}/0", SimpleNamespace(correct=half))
+    found = part1._ablation_rows(inputs.characters, plan, answers)
+    found = {row["variant"]: (row["passes"], row["difference"]) for row in found}
+    assert found["dropout 0.3"] == (1, 0)
+    assert found[part1.CONFIRMED] == (4, pytest.approx(-0.375))
 
 
 class Known:

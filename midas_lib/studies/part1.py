@@ -13,9 +13,7 @@ CURVES = ("loss", "val_loss", "val_accuracy")
 # The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
 CHOOSING_PARTITIONS = (0, 1001, 1002)
 STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
-# What the search for the settings began with, beside `Settings()`; the ablations let it go.
-CANDIDATE = {"training__smoothing": 0.1}
-# One change at a time from the candidate: group -> variant -> change. Those of preprocessing have
+# One change at a time from `Settings()`: group -> variant -> change. Those of preprocessing have
 # the picture alone to go by.
 PICTURE_ALONE = "tight crop alone"
 ABLATIONS = {
@@ -30,9 +28,9 @@ ABLATIONS = {
         "affine and mixup": {"augmentation__mixup": 0.3},
     },
     "Regularization": {
-        "no label smoothing": {"training__smoothing": 0.0},
         "dropout 0.3": {"network__dropout": 0.3},
         "dropout 0.5": {"network__dropout": 0.5},
+        "no label smoothing": {"training__smoothing": 0.0},
         "weight averaging": {"training__averaging": 0.995},
     },
     "Learning rate": {
@@ -52,6 +50,9 @@ ABLATIONS = {
 }
 # What these are worth grows with the epochs: a plan may train them as long as the headline.
 SLOW_GROUP = "Regularization"
+# The one variant that takes out what has to earn its place: compared on the headline's partitions
+# too, as the choosing ones cannot tell.
+CONFIRMED = "no label smoothing"
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
 # Weight of the geometry's log-likelihood beside the picture's: below 1, as the picture already
@@ -202,6 +203,9 @@ def run(
     repeated = {}
     for p in more:
         repeated |= _ablations(inputs, plan, settings, p, undecided)
+    if CONFIRMED in undecided:
+        for p in range(1, plan.partitions + 1):
+            repeated |= _ablations(inputs, plan, settings, p, [CONFIRMED])
     outcomes += _train(repeated, jobs, fresh)
     results, arrays = _summary(characters, geometry, plan, passes | repeated)
     results["final_training_seconds"] = last.seconds
@@ -241,25 +245,25 @@ def _ablations(
     partition: int,
     variants: list[str] | None = None,
 ) -> "dict[str, _Pass]":
-    """The same for the variants (None: all) on one partition, and for the candidate at each of
-    their lengths."""
+    """The same for the variants (None: all) on one partition, and for the chosen settings at each
+    of their lengths."""
     fold = data.folds(inputs.characters.labels, partition)
 
     def one(epochs, changes):
-        changed = vary(settings, seed=partition, training__epochs=epochs, **CANDIDATE | changes)
+        changed = vary(settings, seed=partition, training__epochs=epochs, **changes)
         return _Pass(inputs, changed, fold)
 
     passes = {}
     for group, variant, changes in plan.ablations():
         if variants is None or variant in variants:
             epochs = plan.epochs_of(group)
-            passes.setdefault(_candidate(epochs, partition), one(epochs, {}))
+            passes.setdefault(_chosen(epochs, partition), one(epochs, {}))
             passes[f"ablation/{variant}/{partition}"] = one(epochs, changes)
     return passes
 
 
-def _candidate(epochs: int, partition: int) -> str:
-    return f"ablation/candidate for {epochs} epochs/{partition}"
+def _chosen(epochs: int, partition: int) -> str:
+    return f"ablation/chosen for {epochs} epochs/{partition}"
 
 
 def _train(passes: "dict[str, _Pass]", jobs: int | None, fresh: bool) -> list[runs.Outcome]:
@@ -383,13 +387,14 @@ def _answers(
 def _ablation_rows(
     characters: ImageDataset, plan: Plan, answers: dict[str, _Answers]
 ) -> list[dict]:
-    """Each variant against the candidate, paired by image over the passes it has."""
+    """Each variant against the chosen settings, paired by image over the passes it has."""
     rows = []
     for group, variant, _ in plan.ablations():
         epochs = plan.epochs_of(group)
-        passes = [p for p in CHOOSING_PARTITIONS if f"ablation/{variant}/{p}" in answers]
+        partitions = (*CHOOSING_PARTITIONS, *range(1, plan.partitions + 1))
+        passes = [p for p in partitions if f"ablation/{variant}/{p}" in answers]
         ours = np.mean([answers[f"ablation/{variant}/{p}"].correct for p in passes], 0)
-        base = np.mean([answers[_candidate(epochs, p)].correct for p in passes], 0)
+        base = np.mean([answers[_chosen(epochs, p)].correct for p in passes], 0)
         interval = analysis.paired_cluster_interval(ours, base, characters.writers)
         rows.append(_row(group, variant, ours, base, interval, epochs, len(passes)))
     return rows
@@ -430,9 +435,11 @@ def _summary(
     }
     nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
     rows = [
-        _row("Candidate", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1)
+        _row(
+            "Chosen settings", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1
+        )
         for epochs in sorted({plan.ablation_epochs, plan.slow_ablation_epochs})
-        if (name := _candidate(epochs, CHOOSING_PARTITIONS[0])) in answers
+        if (name := _chosen(epochs, CHOOSING_PARTITIONS[0])) in answers
     ]
     rows += _ablation_rows(characters, plan, answers)
     calibrated, temperature = _calibrate(first)

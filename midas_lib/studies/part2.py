@@ -33,13 +33,13 @@ PRETRAINING = Settings(
         rotation=15.0, scale=0.15, aspect=0.2, shear=0.3, shift=0.06, thickness=1.0
     ),
     network=NETWORK,
-    training=Training(epochs=60, smoothing=0.1),
+    training=Training(epochs=60),
 )
 MNIST = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     augmentation=Augmentation(rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06),
     network=NETWORK,
-    training=Training(batch=128, checks=(10, 4)),
+    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
 )
 # Few labels: pre-training's augmentation, and steps of fewer images.
 FEW = vary(
