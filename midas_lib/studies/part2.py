@@ -68,15 +68,15 @@ class Plan:
     seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
     images compared, from few_starts, for few_epochs epochs and few_steps steps at least.
     pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
-    variant_images, variant_seeds: of the comparison of what is taken over; copied: the numbers of
-    convolutions compared there. changes: on top of the settings.
+    variant_images, variant_steps, variant_seeds: of the comparison of what is taken over; copied:
+    the numbers of convolutions compared there. changes: on top of the settings.
     """
 
     images: int | None = None
     test_images: int | None = None
     validation: int = 5000
     epochs: int = 5
-    best_epochs: int = 16
+    best_epochs: int = 12
     seeds: int = 5
     starts: tuple[str, ...] = STARTS
     sizes: tuple[int, ...] = (
@@ -87,6 +87,7 @@ class Plan:
     few_steps: int = 600
     pretraining_epochs: int = 60
     variant_images: int = 1000
+    variant_steps: int = 300
     variant_seeds: int = 3
     copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))
     changes: dict = dataclasses.field(default_factory=dict)
@@ -96,12 +97,12 @@ PLANS = {
     "smoke": Plan(
         images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
         sizes=(10, 50), few_epochs=1, few_steps=5, pretraining_epochs=1, variant_images=50,
-        variant_seeds=1, copied=(0, len(LAYERS)), changes={"network__width": 0.25},
+        variant_steps=5, variant_seeds=1, copied=(0, len(LAYERS)), changes={"network__width": 0.25},
     ),
     "standard": Plan(
         epochs=1, best_epochs=2, seeds=1, starts=("random", "digits", "characters"),
-        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, pretraining_epochs=25, variant_seeds=1,
-        copied=(0, 2, 4, len(LAYERS)),
+        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, pretraining_epochs=25,
+        variant_steps=150, variant_seeds=1, copied=(0, 2, 4, len(LAYERS)),
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -263,6 +264,7 @@ class _Study(common.Stages):
                     data.balanced(self.inputs.everything.labels, size, draw),
                     draw,
                     starts[start, draw],
+                    self.plan.few_steps,
                 )
                 for start in self.plan.few_starts
                 for size in self.plan.sizes
@@ -282,7 +284,7 @@ class _Study(common.Stages):
         def task(seed, start, **change):
             rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
             # Another seed than pre-training's, or a new layer would be the one it began with.
-            return self._few(rows, seed + 100, start, **change)
+            return self._few(rows, seed + 100, start, self.plan.variant_steps, **change)
 
         seeds = range(self.plan.variant_seeds)
         found = self.train(
@@ -295,12 +297,12 @@ class _Study(common.Stages):
         probed = {("probe, then fine-tuned", seed): found["linear probe", seed] for seed in seeds}
         return found | self.train({key: task(key[1], probe) for key, probe in probed.items()})
 
-    def _few(self, rows, seed, start, **changes) -> runs.Task:
+    def _few(self, rows, seed, start, least, **changes) -> runs.Task:
         """A training on few rows: they are repeated, so that an epoch is not too short, and passed
-        over as often as gives the least number of steps."""
+        over as often as gives at least so many steps."""
         rows = np.tile(rows, max(1, 1280 // len(rows)))
         steps = len(rows) // self.few.training.batch
-        epochs = max(self.plan.few_epochs, math.ceil(self.plan.few_steps / steps))
+        epochs = max(self.plan.few_epochs, math.ceil(least / steps))
         return runs.Task(
             settings=vary(self.few, seed=seed, training__epochs=epochs, **changes),
             examples=self.inputs.everything.take(rows),
