@@ -20,11 +20,11 @@ PLATEAU_PATIENCE = 4  # checks without a lower training loss before the rate is 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished training. model: the averaged network, or the last where
-    settings ask for no average. history: one list a metric, an entry a
-    check ("step": steps done; "loss" in training and "gradient_norm", means over the steps since
-    the last check; "val_loss" and "val_accuracy" of the averaged network on the held-out examples,
-    natural-log units and shares). seconds: wall time of the training loop."""
+    """A finished training. model: the averaged network, or the last where settings ask for no
+    average. history: one list a metric, an entry a check ("step": steps done; "loss" in training
+    and "gradient_norm", means over the steps since the last check; "val_loss" and "val_accuracy" of
+    the averaged network on the held-out examples, natural-log units and shares). seconds: wall time
+    of the training loop."""
 
     model: keras.Model
     history: dict[str, list[float]]
