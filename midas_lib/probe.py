@@ -94,12 +94,13 @@ def interpolate(
 
 def _normalise(model: keras.Model, examples: Examples) -> None:
     """Set the moving statistics to those of the examples, layer by layer from the input."""
-    pictures = examples.pictures.astype(np.float32)
-    for layer in model.layers:
+    values = tf.constant(examples.pictures, tf.float32)
+    for layer in model.layers[1:]:
         if isinstance(layer, keras.layers.BatchNormalization):
-            below = keras.Model(model.input, layer.input).predict_on_batch(pictures)
             gamma, beta, *_ = layer.get_weights()
-            layer.set_weights([gamma, beta, below.mean((0, 1, 2)), below.var((0, 1, 2))])
+            mean, variance = tf.nn.moments(values, (0, 1, 2))
+            layer.set_weights([gamma, beta, mean, variance])
+        values = layer(values, training=False)
 
 
 def sharpness(model: keras.Model, examples: Examples, radius: float = RADIUS) -> float:

@@ -19,7 +19,7 @@ def inputs(standin):
 
 @pytest.fixture
 def plan():
-    return dataclasses.replace(part1.PLANS["smoke"], partitions=2, variants=None)
+    return dataclasses.replace(part1.PLANS["smoke"], partitions=2, groups=None, variants=None)
 
 
 def rows(pictures):

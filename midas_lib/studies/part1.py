@@ -67,8 +67,8 @@ class Plan:
     per_class: images of each class used, None for all. epochs: of the main arms. partitions: 5-fold
     partitions of the headline. ablation_epochs: of the ablations, each a 5-fold pass;
     slow_ablation_epochs: of those of `SLOW_GROUP`. ablation_partitions: passes of those that the
-    first pass leaves open. variants: how many of each group of ablations, None for all. sizes:
-    training images per class compared. changes: on top of the default settings.
+    first pass leaves open. groups, variants: how many groups of ablations, and how many of each,
+    None for all. sizes: training images per class compared. changes: on top of the settings.
     """
 
     per_class: int | None = None
@@ -77,6 +77,7 @@ class Plan:
     ablation_epochs: int = 12
     slow_ablation_epochs: int = 30
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
+    groups: int | None = None
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)
     changes: dict = dataclasses.field(default_factory=dict)
@@ -85,7 +86,7 @@ class Plan:
         """The variants to be run: (group, variant, changes)."""
         return [
             (group, variant, variants[variant])
-            for group, variants in ABLATIONS.items()
+            for group, variants in list(ABLATIONS.items())[: self.groups]
             for variant in list(variants)[: self.variants]
         ]
 
@@ -97,7 +98,7 @@ class Plan:
 PLANS = {
     "smoke": Plan(
         per_class=5, epochs=2, partitions=1, ablation_epochs=1, slow_ablation_epochs=1,
-        ablation_partitions=1, variants=1, sizes=(2,),
+        ablation_partitions=1, groups=2, variants=1, sizes=(2,),
         changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
     "standard": Plan(

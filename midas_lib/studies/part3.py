@@ -19,13 +19,15 @@ NAIVE = Settings(
     network=part2.NETWORK,
     training=Training(batch=128, checks=(10, 4), smoothing=0.0),
 )
-WEAK = vary(NAIVE, training__loss="posterior", training__sharpening=2.0)
+SHARPENED = {"training__loss": "posterior", "training__sharpening": 2.0}
+WEAK = vary(NAIVE, **SHARPENED)
 # Compared on the same images for the same number of steps. "posterior" alone tells what its two
 # views are worth; "posterior, sharpened" is the strongest arms' loss.
 LOSSES = {
     "cross-entropy": {},
     **{name: {"training__loss": name} for name in config.LOSSES[1:]},
-    "posterior, sharpened": {"training__loss": "posterior", "training__sharpening": 2.0},
+    "posterior, sharpened": SHARPENED,
+    "posterior, sharpened, averaged": SHARPENED | {"training__averaging": 0.995},
 }
 
 
@@ -53,11 +55,11 @@ class Plan:
     epochs: int = 8
     second_epochs: int = 6
     seeds: int = 5
-    sizes: tuple[int, ...] = (1000, 2000, 5000, 10_000, 20_000)
+    sizes: tuple[int, ...] = (1000, 5000, 10_000, 20_000)
     leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
-    leak_epochs: int = 4
+    leak_epochs: int = 3
     side_seeds: int = 3
-    side_steps: int = 2500
+    side_steps: int = 4000
     pretraining_epochs: int = 60
     audited: int = 20_000
     changes: dict = dataclasses.field(default_factory=dict)
@@ -464,6 +466,17 @@ def _summary(
                 **common.as_row(analysis.mean_interval(accuracy["weak-random"])),
             }
         ],
+        "recovered_together": {
+            start: analysis.accuracy(
+                inputs.truth,
+                recover(
+                    np.mean([o.tests["given"] for (s, _), o in second.items() if s == start], 0),
+                    inputs.given.labels,
+                    leak,
+                ),
+            )
+            for start in STARTS
+        },
         "parameters": sum(w.size for w in second["random", 0].weights),
     }
     arrays = _hardest(inputs, second["random", 0].tests["given"], leak)
