@@ -55,9 +55,9 @@ class Plan:
     epochs: int = 8
     second_epochs: int = 6
     seeds: int = 5
-    sizes: tuple[int, ...] = (1000, 5000, 10_000, 20_000)
+    sizes: tuple[int, ...] = (1000, 5000, 20_000)
     leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
-    leak_epochs: int = 3
+    leak_epochs: int = 2
     side_seeds: int = 3
     side_steps: int = 4000
     pretraining_epochs: int = 60
