@@ -406,6 +406,25 @@ def confusion_matrix(matrix, class_names):
     return figure
 
 
+def misread(images, labels, predictions, class_names, *, most=12):
+    """What the cells of `confusion_matrix` hold: {(true, answer): (text, pictures side by side)}.
+
+    `images` (n, height, width) uint8, bright ink on black, `labels` (n,), `predictions` (passes, n)
+    class indices. The pictures, dark on white, are the first `most`; the text counts them all.
+    """
+    predictions = np.asarray(predictions)
+    cells = {}
+    for true, answer in {*zip(np.tile(labels, len(predictions)), predictions.ravel(), strict=True)}:
+        if true == answer:
+            continue
+        rows = np.flatnonzero((labels == true) & (predictions == answer).any(0))
+        times = (predictions[:, rows] == answer).sum()
+        what = f"{class_names[true]} read as {class_names[answer]}"
+        pictures = 255 - np.concatenate(images[rows[:most]], 1)
+        cells[int(true), int(answer)] = f"{what}: {len(rows)} images, {times} times", pictures
+    return cells
+
+
 @_styled
 def transition(shares, class_names, *, rows="Digit", columns="Folder"):
     """A table of shares (classes, classes) as a picture with its numbers, in percent."""

@@ -16,12 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 from ipykernel.kernelspec import get_kernel_dict
 from IPython.display import HTML, Markdown, display, publish_display_data
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from matplotlib.ticker import FuncFormatter
 
 from midas_lib import config
 from midas_lib.config import UserError
@@ -229,22 +231,79 @@ def _replace(path: Path, content: bytes) -> None:
 # -- what a notebook shows
 
 
-def figure(fig, alt: str, caption: str) -> None:
-    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption."""
+def figure(fig, alt: str, caption: str, cells: dict | None = None) -> None:
+    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption.
+
+    The numbers of the points on its named lines show under the pointer. cells: where the first axes
+    show a matrix, what there is to see behind each cell: (row, column) -> (text, gray picture).
+    """
     from matplotlib import pyplot
 
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=192, bbox_inches="tight", metadata={"Software": None})
+    box = fig.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+    points = _points(fig, box)
+    explorer = _explorer(fig, box, cells) if cells else ""
     pyplot.close(fig)  # or the notebook would show it a second time
     png = buffer.getvalue()
     width = int.from_bytes(png[16:20], "big") // 2  # from the PNG header, in CSS pixels
+    data = f' data-points="{html.escape(json.dumps(points))}"' if points else ""
     display(
         HTML(
-            f'<figure><img src="data:image/png;base64,{base64.b64encode(png).decode()}" '
+            f"<figure{data}>"
+            f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" '
             f'width="{width}" alt="{html.escape(alt)}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            f"{explorer}<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     )
+
+
+def _explorer(fig, box, cells: dict) -> str:
+    """The cells of the first axes' matrix as data for the page's script."""
+    from matplotlib.image import imsave
+
+    ax = fig.axes[0]
+    corners = ax.transAxes.transform([(0, 1), (1, 0)]) / fig.dpi  # upper left, lower right
+    (left, upper), (right, lower) = (corners - box.min) / box.size
+    shown = []
+    for (row, column), (text, picture) in sorted(cells.items()):
+        buffer = io.BytesIO()
+        imsave(buffer, picture, cmap="gray", vmin=0, vmax=255, format="png")
+        png = base64.b64encode(buffer.getvalue()).decode()
+        shown.append({"row": row, "column": column, "text": text, "png": png})
+    data = {
+        "box": [left, 1 - upper, right, 1 - lower],
+        "columns": round(abs(np.ptp(ax.get_xlim()))),
+        "rows": round(abs(np.ptp(ax.get_ylim()))),
+        "cells": shown,
+    }
+    content = json.dumps(data).replace("<", "\\u003c")
+    return f'<script type="application/json">{content}</script>'
+
+
+def _points(fig, box) -> list[tuple[float, float, str]]:
+    """Where the points of a saved figure's named lines lie in its picture, which shows `box`, as
+    shares of width and height from the top left, and what to say of each."""
+    points = []
+    for ax in fig.axes:
+        for line in ax.get_lines():
+            if line.get_label().startswith("_"):
+                continue
+            values = np.column_stack(line.get_data()).astype(float)
+            places = (ax.transData.transform(values) / fig.dpi - box.min) / box.size
+            for (x, y), (across, up) in zip(values, places, strict=True):
+                if np.isfinite([x, y]).all():
+                    text = f"{line.get_label()}: {_read(ax.xaxis, x)}, {_read(ax.yaxis, y)}"
+                    points.append((round(across, 4), round(1 - up, 4), text))
+    return points
+
+
+def _read(axis, value: float) -> str:
+    """A value as the axis' own ticks would show it, or as a number where they are fixed."""
+    formatter = axis.get_major_formatter()
+    if isinstance(formatter, FuncFormatter):
+        return formatter(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def table(rows, caption: str) -> None:
@@ -282,6 +341,22 @@ def _fill(template: str, **values) -> str:
 
     loader = jinja2.FileSystemLoader(TEMPLATES / "midas")
     return jinja2.Environment(loader=loader, autoescape=True).get_template(template).render(values)
+
+
+def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: str) -> None:
+    """Show a pad on which one draws a character, which networks read at once, in the page.
+
+    networks: title -> `pad.export`'s. guides: name -> height of a faint line, as a share from the
+    top.
+    """
+    vendored = sorted((TEMPLATES / "vendor").glob("tf-*.js"), reverse=True)  # the core goes first
+    files = [*vendored, TEMPLATES / "midas" / "pad.js"]
+    scripts = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    display(
+        HTML(
+            _fill("pad.html.j2", networks=networks, guides=guides, caption=caption, scripts=scripts)
+        )
+    )
 
 
 def markdown(text: str) -> None:
@@ -412,6 +487,7 @@ def _render(run, *, results: dict | None = None, error: str | None = None) -> st
     for cell in run.cells:
         if _notes(cell):  # where the files lie on this machine is not the reader's business
             cell.outputs = []
+    run.cells = _join(run.cells)
     text = "\n".join(cell.source for cell in run.cells if cell.cell_type == "markdown")
     headings = [line[2:].strip() for line in text.splitlines() if line.startswith("# ")]
     exporter = HTMLExporter(
@@ -432,7 +508,37 @@ def _render(run, *, results: dict | None = None, error: str | None = None) -> st
         "error": error,
         "index_href": "../index.html" if error else "index.html",
     }
-    return exporter.from_notebook_node(run, resources)[0]
+    return _add_contents(exporter.from_notebook_node(run, resources)[0])
+
+
+def _join(cells: list) -> list:
+    """The cells, with the code of those that show nothing put before that of the next one that
+    does, so that there is one place to unfold it."""
+    joined, silent = [], None
+    for cell in cells:
+        if cell.cell_type == "code":
+            if silent is not None:
+                cell.source = f"{silent.source}\n\n{cell.source}"
+                cell.outputs = silent.outputs + cell.outputs
+            shows = any(output.output_type != "stream" for output in cell.outputs)
+            silent = None if shows else cell
+        if cell is not silent:
+            joined.append(cell)
+    return joined if silent is None else [*joined, silent]
+
+
+def _add_contents(page: str) -> str:
+    """The page with an anchor on each section and a list of them where the template asks."""
+    entries = []
+
+    def anchor(heading):
+        title = html.unescape(re.sub(r"<[^>]+>", "", heading[1]))
+        name = re.sub(r"\W+", "-", title.lower()).strip("-")
+        entries.append(f'<li><a href="#{name}">{heading[1]}</a></li>')
+        return f'<h2 id="{name}">{heading[1]}</h2>'
+
+    page = re.sub(r"<h2>(.*?)</h2>", anchor, page)
+    return page.replace("<!--contents-->", f"<ol>{''.join(entries)}</ol>", 1)
 
 
 def render_pages(profile: str = "full") -> list[Path]:
@@ -452,7 +558,8 @@ def write_index(folder: Path) -> Path:
     for number, (title, question) in PARTS.items():
         path = folder / "results" / f"part{number}.json"
         results = _load(path) if path.exists() else None
-        page = f"part{number}.html"
+        page, picture = f"part{number}.html", folder / f"part{number}.png"
+        drawn = results is not None and picture.exists()
         entries.append(
             {
                 "number": number,
@@ -460,6 +567,7 @@ def write_index(folder: Path) -> Path:
                 "question": question,
                 "results": results,
                 "page": page if (folder / page).exists() else None,
+                "picture": base64.b64encode(picture.read_bytes()).decode() if drawn else None,
                 "headline": _headline((results or {}).get("headline")),
                 "standin": _is_standin(results or {}),
             }

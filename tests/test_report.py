@@ -246,15 +246,47 @@ def test_a_page_stands_alone_and_folds_its_code(project):
     assert page.all("html") == [{"lang": "en"}]
     assert "<title>Title &amp; more</title>" in text
     assert all(image["alt"] for image in page.all("img"))
-    assert page.all("script") == []
+    assert page.all("script") == [{}]  # its own
+    assert "alert(1)" not in text
+    (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert policy.startswith("default-src 'none';")
     loaded = [a.get("src") or a.get("href") for t, a in page.tags if t not in ("a", "html")]
     assert all(address.startswith("data:") for address in loaded if address)
     assert not re.search(r"@import|url\(", text)
-    assert [attributes["class"] for attributes in page.all("details")] == ["code", "log"]
+    folded = [attributes["class"] for attributes in page.all("details")]
+    assert folded == ["contents", "code", "log"]
     assert not any("open" in attributes for attributes in page.all("details"))
     assert "Stand-in data" not in text
     assert "/home/me" not in text
     assert "/home/me" in report._render(new_notebook(cells=cells), error="ValueError")
+
+
+def test_code_that_shows_nothing_unfolds_with_what_it_prepares(project):
+    figure = new_output("display_data", {"text/html": "<p>shown</p>"})
+    log = new_output("stream", name="stdout", text="epoch 1\n")
+    cells = [
+        new_code_cell("first = 1", outputs=[log]),
+        new_markdown_cell("## Between"),
+        new_code_cell("second = first"),
+        new_code_cell("show(second)", outputs=[figure]),
+        new_code_cell("last = 1"),
+    ]
+    joined = report._join(cells)
+    assert [cell.source for cell in joined] == [
+        "## Between",
+        "first = 1\n\nsecond = first\n\nshow(second)",
+        "last = 1",
+    ]
+    assert joined[1].outputs == [log, figure]
+
+
+def test_the_contents_lead_to_the_sections(project):
+    cells = [new_markdown_cell("# Title\n\n## Is it *safe* & sound?\n\n### Not this\n\n## Sources")]
+    page = Page(report._render(new_notebook(cells=cells)))
+    anchors = [h["id"] for h in page.all("h2")]
+    assert anchors == ["is-it-safe-sound", "sources"]
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
+    assert links == ["#report", "#is-it-safe-sound", "#sources"]
 
 
 def test_a_page_made_from_stand_in_data_says_so(project):
@@ -353,13 +385,17 @@ def test_the_index_lists_what_there_is_and_what_is_missing(project):
     report.write_results(results(headline=headline | {"n": 5}, finding="Reads <most>."), 1)
     report.write_results(results(headline={"metric": "test_accuracy", "mean": 0.99, "n": 1}), 2)
     (project / "executed" / "part1.html").touch()
+    (project / "executed" / "part1.png").write_bytes(b"png")
     text = report.write_index(project / "executed").read_text()
-    assert "Accuracy 90.5 % (95 % interval 89.9 to 91.1), n = 5" in text
     assert "Reads &lt;most&gt;." in text
     assert "Test accuracy 99.0 %, n = 1" in text
     assert text.count("Not there yet.") == 1
     assert "make part1 PROFILE=full" in text
-    assert [a["href"] for a in Page(text).all("a")] == ["part1.html"]
+    assert "Profile full, data: original" in text
+    assert [a["href"] for a in Page(text).all("a")] == ["part1.html", "part1.html#try-it-yourself"]
+    (picture,) = Page(text).all("img")
+    assert picture["src"] == "data:image/png;base64,cG5n"
+    assert picture["alt"] == "Key figure: Accuracy 90.5 % (95 % interval 89.9 to 91.1), n = 5"
     assert "Stand-in data" not in text
 
 

@@ -18,7 +18,8 @@ NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 # Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
 # settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
 # bar; scikit-learn for data's stratified splits and audit's clusters; scipy for audit's tests;
-# and for report what comes with nbconvert and papermill.
+# pad, which gives a page's script a network; and for report what comes with nbconvert and
+# papermill.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "analysis": "numpy scipy sklearn",
     "audit": "numpy scipy sklearn analysis",
     "plots": "numpy matplotlib",
+    "pad": "numpy",
     "inference": "keras numpy data analysis audit sources model config",
     "report": "nbconvert papermill nbformat nbclient jupyter_client ipykernel IPython jinja2"
     " matplotlib numpy config",
@@ -49,6 +51,7 @@ WITHOUT_TENSORFLOW = (
     "corruptions",
     "analysis",
     "audit",
+    "pad",
     "plots",
     "report",
 )
