@@ -239,6 +239,7 @@ def figure(fig, alt: str, caption: str, cells: dict | None = None) -> None:
     """
     from matplotlib import pyplot
 
+    alt, caption = _typeset(alt), _typeset(caption)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=192, bbox_inches="tight", metadata={"Software": None})
     box = fig.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
@@ -294,7 +295,7 @@ def _points(fig, box) -> list[tuple[float, float, str]]:
             for (x, y), (across, up) in zip(values, places, strict=True):
                 if np.isfinite([x, y]).all():
                     text = f"{line.get_label()}: {_read(ax.xaxis, x)}, {_read(ax.yaxis, y)}"
-                    points.append((round(across, 4), round(1 - up, 4), text))
+                    points.append((round(across, 4), round(1 - up, 4), _typeset(text)))
     return points
 
 
@@ -317,7 +318,8 @@ def table(rows, caption: str) -> None:
     for name in rows[0] if rows else []:
         values = [_plain(row[name]) for row in rows]
         number = all(isinstance(value, int | float | None) for value in values)
-        columns.append({"name": name, "cells": _cells(values), "number": number})
+        columns.append({"name": _typeset(name), "cells": _cells(values), "number": number})
+    caption = _typeset(caption)
     display(HTML(_fill("table.html.j2", columns=columns, length=len(rows), caption=caption)))
 
 
@@ -332,8 +334,13 @@ def _cells(values: list) -> list[str]:
         elif isinstance(value, float):
             texts.append(f"{value:.{decimals}f}".replace("-", "−"))
         else:
-            texts.append(str(value))
+            texts.append(_typeset(str(value)))
     return texts
+
+
+def _typeset(text: str) -> str:
+    """The text with each percent sign a narrow space, at which no line breaks, from its number."""
+    return re.sub(r"(?<=\d) ?%", "\u202f%", text)
 
 
 def _fill(template: str, **values) -> str:
@@ -361,14 +368,14 @@ def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: st
 
 def markdown(text: str) -> None:
     """Show computed Markdown as running text."""
-    display(Markdown(text))
+    display(Markdown(_typeset(text)))
 
 
 def finding(text: str) -> None:
     """Show computed Markdown as a finding, set off from the running text."""
     from nbconvert.filters import markdown2html
 
-    display(HTML(f'<div class="finding">{markdown2html(text)}</div>'))
+    display(HTML(f'<div class="finding">{markdown2html(_typeset(text))}</div>'))
 
 
 # -- pages
@@ -487,6 +494,8 @@ def _render(run, *, results: dict | None = None, error: str | None = None) -> st
     for cell in run.cells:
         if _notes(cell):  # where the files lie on this machine is not the reader's business
             cell.outputs = []
+        if cell.cell_type == "markdown":
+            cell.source = _typeset(cell.source)
     run.cells = _join(run.cells)
     text = "\n".join(cell.source for cell in run.cells if cell.cell_type == "markdown")
     headings = [line[2:].strip() for line in text.splitlines() if line.startswith("# ")]
@@ -566,6 +575,7 @@ def write_index(folder: Path) -> Path:
                 "title": title,
                 "question": question,
                 "results": results,
+                "finding": _typeset((results or {}).get("finding", "")),
                 "page": page if (folder / page).exists() else None,
                 "picture": base64.b64encode(picture.read_bytes()).decode() if drawn else None,
                 "headline": _headline((results or {}).get("headline")),

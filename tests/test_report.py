@@ -204,10 +204,13 @@ def test_a_figure_carries_its_alt_text_caption_and_width(shown):
 
 
 def test_a_table_is_escaped_aligned_and_rounded(shown):
-    rows = [{"name": "<a>", "gain": -0.12345, "n": 5}, {"name": "b", "gain": float("nan"), "n": 2}]
+    rows = [
+        {"name": "<a> 5%", "gain": -0.12345, "n": 5},
+        {"name": "b", "gain": float("nan"), "n": 2},
+    ]
     report.table(rows, "Gains")
     text = shown[0]
-    assert '<th scope="row">&lt;a&gt;</th>' in text
+    assert '<th scope="row">&lt;a&gt; 5\u202f%</th>' in text
     assert '<td class="number">−0.1235</td>' in text
     assert '<td class="number">–</td>' in text
     assert '<th scope="col" class="number">n</th>' in text
@@ -226,7 +229,7 @@ def test_a_table_takes_a_data_frame_as_well(shown):
 def test_a_finding_is_markdown_in_a_box(shown):
     report.finding("Reads **90 %**")
     assert '<div class="finding">' in shown[0]
-    assert "<strong>90 %</strong>" in shown[0]
+    assert "<strong>90\u202f%</strong>" in shown[0]
 
 
 # -- pages
