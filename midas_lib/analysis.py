@@ -6,6 +6,7 @@ Accuracies, errors and intervals are fractions, not percent. Arrays of unequal l
 ValueError.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,7 +104,11 @@ class Interval:
         return bool(-margin < self.low and self.high < margin)
 
     def __str__(self):
-        return f"{self.mean:.4g}{self._bounds('.4g')}, n = {self.n}"
+        """With as many decimals as give half the interval's width two digits."""
+        width = (self.high - self.low) / 2
+        decimals = 1 - math.floor(math.log10(width)) if 0 < width < np.inf else 4
+        form = f".{min(max(decimals, 0), 6)}f"
+        return f"{self.mean:{form}}{self._bounds(form)}, n = {self.n}"
 
     def percent(self, digits=1):
         """An accuracy in words: '90.5 % [89.9, 91.1], n = 5'."""

@@ -190,6 +190,11 @@ def test_interval_in_words():
     assert interval.percent() == "90.5 % [89.9, 91.1], n = 5"
     assert interval.percent(digits=2) == "90.51 % [89.93, 91.07], n = 5"
     assert str(interval) == "0.9051 [0.8993, 0.9107], n = 5"
+    narrow, wide = (0.00098, -0.0001003, 0.00206), (187.44, 101.6, 273.3)
+    assert str(analysis.Interval(*narrow, 5)) == "0.0010 [-0.0001, 0.0021], n = 5"
+    assert str(analysis.Interval(*wide, 5)) == "187 [102, 273], n = 5"
+    assert str(analysis.Interval(2.0, np.nan, np.nan, 1)) == "2.0000, n = 1"
+    assert str(analysis.Interval(2.0, 1.0, np.inf, 3)) == "2.0000 [1.0000, inf], n = 3"
     assert analysis.Interval(0.012, -0.003, 0.021, 5).points() == (
         "+1.2 points [-0.3, +2.1], n = 5"
     )
