@@ -438,6 +438,9 @@ def run_notebook(part: int, *, profile: str, parameters: dict | None = None) -> 
             _replace(failed.with_suffix(".ipynb"), nbformat.writes(run).encode())
             _replace(failed, _render(run, error=message).encode())
             reason = message.splitlines()[0]
+            if parameters.get("from_results") and reason.startswith("KeyError: "):
+                missing = reason.removeprefix("KeyError: ")
+                reason = f"its results file has no {missing}; run the part anew"
             where = failed.relative_to(config.ROOT)
             raise UserError(f"part {part} failed: {reason} (see {where})") from None
         run = nbformat.read(executed, as_version=4)

@@ -331,6 +331,19 @@ def test_a_report_runs_fails_and_is_drawn_anew(project, capfd):
     assert capfd.readouterr().out == ""
 
 
+def test_results_that_lack_a_field_are_refused_and_the_good_page_stays(project):
+    parameters = {"root": str(project), "from_results": True}
+    path = report.write_results(results(), 1)
+    page = project / "executed" / "part1.html"
+    page.write_text("good")
+    with pytest.raises(
+        UserError, match=r"its results file has no 'seeds'; run the part anew \(see"
+    ):
+        report.run_notebook(1, profile="full", parameters=parameters)
+    assert page.read_text() == "good"
+    assert json.loads(path.read_text())["part"] == 1
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
