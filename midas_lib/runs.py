@@ -7,6 +7,8 @@ import io
 import json
 import os
 import tempfile
+import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -94,7 +96,9 @@ def run_all(
     if todo:
         # A worker that has grown is replaced after its run, which is no cause for alarm.
         warnings.filterwarnings("ignore", message="A worker stopped")
-        executor = get_reusable_executor(max_workers=jobs or os.cpu_count())
+        executor = get_reusable_executor(
+            max_workers=jobs or os.cpu_count(), initializer=_end_with, initargs=(os.getpid(),)
+        )
         try:
             calls = [executor.submit(_work, name, t, folder, fresh) for name, t in todo.items()]
             progress = tqdm(as_completed(calls), total=len(calls), desc="runs", mininterval=20)
@@ -110,6 +114,18 @@ def run_all(
             outcome = _load(folder / f"{name}.npz")
             found[name] = dataclasses.replace(outcome, reused=False)
     return [found[name] for name in names]
+
+
+def _end_with(parent: int) -> None:
+    """Let this worker end soon after its parent does, however that ends: a worker would look up
+    only when its run, which may take minutes, is done."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | None]:

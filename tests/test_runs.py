@@ -9,6 +9,7 @@ import textwrap
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from midas_lib import runs
@@ -106,7 +107,7 @@ def test_a_run_that_fails_is_told_and_does_not_stop_the_others(tmp_path):
     assert runs.run_all([task()], jobs=1, folder=tmp_path)[0].reused
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+def test_a_killed_study_ends_its_workers_and_keeps_what_was_done(tmp_path):
     code = textwrap.dedent(f"""
         import sys
         sys.path[:0] = {[os.path.dirname(__file__), os.getcwd()]!r}
@@ -121,8 +122,11 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     deadline = time.monotonic() + 60
     while not partial.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=2)[1] == []
     assert partial.exists()
     assert not (tmp_path / f"{long.name}.npz").exists()
     state = runs._read(partial)
