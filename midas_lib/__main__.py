@@ -76,6 +76,37 @@ def pages(args):
     return _paths(report.render_pages(args.profile))
 
 
+def runs(args):
+    from midas_lib import runs
+
+    if args.action == "prune":
+        removed = [path.name for path in runs.prune()]
+        return removed, f"removed {len(removed)} files that no run needs"
+    paths = runs.finished()
+    if args.action == "show":
+        paths = [path for path in paths if args.name and path.stem.startswith(args.name)]
+        if len(paths) != 1:
+            raise UserError(f"{args.name}: {len(paths)} runs are called that; see runs list")
+        document = runs.details(paths[0])
+        return document, json.dumps(document, indent=1)
+    found, damaged = [], []
+    for path in paths:
+        try:
+            found.append(runs.details(path))
+        except UserError as error:
+            damaged.append(path.stem)
+            _say(error)
+    if args.action == "verify":
+        counts = f"{len(found)} runs are whole, {len(damaged)} damaged"
+        return {"whole": len(found), "damaged": damaged}, counts
+    rows = [
+        (r["name"], r["date"], f"{r['seconds']:.0f} s", f"{r['bytes'] / 1e6:.1f} MB",
+         f"{r['settings']['training']['epochs']} epochs", f"seed {r['settings']['seed']}")
+        for r in found
+    ]  # fmt: skip
+    return found, _columns(rows) if rows else "the run store is empty"
+
+
 def evaluate(args):
     from midas_lib import inference
 
@@ -204,6 +235,10 @@ def _parser():
 
     profile(command(index, "write the index page from the results files"), "full")
     profile(command(pages, "draw the pages anew from the results files, without training"), "full")
+
+    sub = command(runs, "look after the run store")
+    sub.add_argument("action", choices=("list", "show", "verify", "prune"), help="what to do")
+    sub.add_argument("name", nargs="?", help="the run to show, or how its name begins")
 
     sub = command(evaluate, "measure a network on a test set of your own")
     sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")

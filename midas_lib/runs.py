@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import io
 import json
@@ -20,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from midas_lib import config
-from midas_lib.config import Settings
+from midas_lib.config import Settings, UserError
 from midas_lib.data import Examples, array_digest
 
 # Raise by one whenever the same settings and data would train to another result than before.
@@ -114,6 +115,51 @@ def run_all(
             outcome = _load(folder / f"{name}.npz")
             found[name] = dataclasses.replace(outcome, reused=False)
     return [found[name] for name in names]
+
+
+def finished(folder: Path | None = None) -> list[Path]:
+    """The store's finished runs, oldest first."""
+    found = [p for p in Path(folder or config.RUNS).glob("*.npz") if ".part" not in p.suffixes]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def details(path: Path) -> dict:
+    """What a finished run holds: name, date, seconds of training, bytes, settings, and the last
+    entry of each metric in its history. Raises `UserError` for a damaged one, which is set aside.
+    """
+    date = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    size, arrays = path.stat().st_size, _read(path)
+    if arrays is None:
+        raise UserError(f"{path.name}: damaged, set aside; its study will train it anew")
+    return {
+        "name": path.stem,
+        "date": date.strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": float(arrays["seconds"]),
+        "bytes": size,
+        "settings": json.loads(str(arrays["settings"])),
+        "last": {
+            name.removeprefix("history_"): float(values[-1])
+            for name, values in arrays.items()
+            if name.startswith("history_")
+        },
+    }
+
+
+def prune(folder: Path | None = None) -> list[Path]:
+    """Remove what no run needs: damaged entries, temporary files, locks that nobody holds, and
+    states of runs that were finished since. Returns what was removed."""
+    folder = Path(folder or config.RUNS)
+    leftovers = [*folder.glob("*.damaged"), *folder.glob("*.tmp")]
+    for state in folder.glob("*.part.npz"):
+        if (folder / state.name.replace(".part", "")).exists():
+            leftovers.append(state)
+    for path in folder.glob("*.lock"):
+        with path.open("r+") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftovers.append(path)
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers
 
 
 def _end_with(parent: int) -> None:
@@ -219,6 +265,20 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Held by one process at a time; released by the system when the process ends, however."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(path, file):  # whoever held it before has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, file) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,18 +1,22 @@
 """The run store: names, finished runs, damage, interruption, failure."""
 
 import dataclasses
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
 import psutil
 import pytest
 
-from midas_lib import runs
+from midas_lib import config, runs
+from midas_lib.__main__ import main
 from midas_lib.config import Network, Settings, Training, vary
 from midas_lib.data import Examples
 
@@ -146,3 +150,61 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         runs._write(path, {"a": np.arange(9)})
     assert runs._read(path)["a"].tolist() == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["entry.npz"]
+
+
+# -- looking after the store
+
+
+def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path):
+    path, order = tmp_path / "a.lock", []
+
+    def hold(name):
+        with runs._lock(path):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    threads = [threading.Thread(target=hold, args=(i,)) for i in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[::2] == order[1::2]
+    assert sorted(order[::2]) == [0, 1, 2, 3, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_store_tells_what_it_holds_and_finds_damage(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "RUNS", tmp_path)
+    first, second = task(), task(seed=1, training__epochs=3)
+    runs.run_all([first, second], jobs=1)
+    assert main(["runs", "list", "--json"]) == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == {first.name, second.name}
+    assert listed[second.name]["settings"]["training"]["epochs"] == 3
+    assert listed[second.name]["last"]["step"] == 3
+    assert main(["runs", "show", second.name[:8], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == listed[second.name]
+    assert main(["runs", "show", "no such"]) == 2
+    assert "0 runs are called that" in capsys.readouterr().err
+
+    entry = tmp_path / f"{first.name}.npz"
+    content = bytearray(entry.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.write_bytes(content)
+    assert main(["runs", "verify", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"whole": 1, "damaged": [first.name]}
+    assert f"{first.name}.npz: damaged, set aside" in err
+
+
+def test_pruning_takes_what_no_run_needs_and_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "RUNS", tmp_path)
+    useless = ("a.part.npz", "b.damaged", "c.tmp", "d.lock")
+    for name in ("a.npz", "e.part.npz", "f.lock", *useless):
+        (tmp_path / name).touch()
+    with (tmp_path / "f.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(["runs", "prune", "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)) == sorted(useless)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "e.part.npz", "f.lock"]

@@ -18,8 +18,8 @@ NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 # Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
 # settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
 # bar; scikit-learn for data's stratified splits and audit's clusters; scipy for audit's tests;
-# pad, which gives a page's script a network; and for report what comes with nbconvert and
-# papermill.
+# runs, of which the command line tells; pad, which gives a page's script a network; and for
+# report what comes with nbconvert and papermill.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "inference": "keras numpy data analysis audit sources model config",
     "report": "nbconvert papermill nbformat nbclient jupyter_client ipykernel IPython jinja2"
     " matplotlib numpy config",
-    "__main__": "report sources inference config",
+    "__main__": "report runs sources inference config",
 }
 WITHOUT_TENSORFLOW = (
     "config",
