@@ -140,7 +140,7 @@ def details(path: Path) -> dict:
         "last": {
             name.removeprefix("history_"): float(values[-1])
             for name, values in arrays.items()
-            if name.startswith("history_")
+            if name.startswith("history_") and len(values)  # a start may be only looked at
         },
     }
 

@@ -176,13 +176,14 @@ def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path):
 
 def test_the_store_tells_what_it_holds_and_finds_damage(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "RUNS", tmp_path)
-    first, second = task(), task(seed=1, training__epochs=3)
+    first, second = task(training__epochs=0), task(seed=1, training__epochs=3)
     runs.run_all([first, second], jobs=1)
     assert main(["runs", "list", "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert listed.keys() == {first.name, second.name}
     assert listed[second.name]["settings"]["training"]["epochs"] == 3
     assert listed[second.name]["last"]["step"] == 3
+    assert listed[first.name]["last"] == {}
     assert main(["runs", "show", second.name[:8], "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == listed[second.name]
     assert main(["runs", "show", "no such"]) == 2
