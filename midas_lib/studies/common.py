@@ -87,7 +87,8 @@ def column(arms: dict, arm: str, key: str) -> np.ndarray:
 
 
 def convergence(arms: dict, names: tuple[str, ...], horizon: int) -> list[dict]:
-    """Steps to each of `THRESHOLDS` by arm: restricted mean, and ratio of the first arm's to it."""
+    """Steps to each of `THRESHOLDS` by arm: restricted mean, and ratio of the first arm's to it,
+    over the seeds that both have."""
     rows = []
     for threshold in THRESHOLDS:
         key = f"steps_to_{threshold}"
@@ -95,7 +96,7 @@ def convergence(arms: dict, names: tuple[str, ...], horizon: int) -> list[dict]:
         base = np.clip(column(arms, names[0], key), 1, horizon)
         for name in names:
             times = column(arms, name, key)
-            ratio = analysis.ratio_interval(base, np.clip(times, 1, horizon))
+            ratio = analysis.ratio_interval(base[: len(times)], np.clip(times, 1, horizon))
             rows.append(
                 {
                     "threshold": threshold,

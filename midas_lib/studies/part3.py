@@ -38,7 +38,8 @@ class Plan:
     images, test_images: None for all. held_out: images kept from the training of the naive arms
     and of the losses compared. naive_epochs, naive_seeds: of the arms that believe the folders.
     compared_images, compared_epochs, compared_seeds: of the comparison of losses. epochs,
-    second_epochs: of the strongest arms' two stages; seeds: theirs. sizes: numbers of
+    second_epochs: of the strongest arms' two stages; seeds: theirs from a random start,
+    pretrained_seeds: from part 1's, no more than seeds. sizes: numbers of
     complementary labels tried; leaks: shares of own-folder labels added; side_seeds: of both.
     side_steps: least training steps of the small sizes. pretraining_epochs: over part 1's 62
     classes. audited: images that the audit looks at. changes: on top of the settings.
@@ -55,10 +56,11 @@ class Plan:
     epochs: int = 8
     second_epochs: int = 6
     seeds: int = 5
+    pretrained_seeds: int = 3
     sizes: tuple[int, ...] = (1000, 5000, 20_000)
     leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
     leak_epochs: int = 2
-    side_seeds: int = 3
+    side_seeds: int = 1
     side_steps: int = 4000
     pretraining_epochs: int = 60
     audited: int = 20_000
@@ -69,13 +71,13 @@ PLANS = {
     "smoke": Plan(
         images=400, test_images=200, held_out=100, naive_epochs=1, naive_seeds=1,
         compared_images=200, compared_epochs=1, compared_seeds=1, epochs=1, second_epochs=1,
-        seeds=1, sizes=(100,), leaks=(0.05,), leak_epochs=1, side_seeds=1, side_steps=5,
-        pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
+        seeds=1, pretrained_seeds=1, sizes=(100,), leaks=(0.05,), leak_epochs=1, side_seeds=1,
+        side_steps=5, pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
     ),
     "standard": Plan(
         naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2, compared_seeds=1,
-        epochs=2, second_epochs=1, seeds=1, sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1,
-        side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
+        epochs=2, second_epochs=1, seeds=1, pretrained_seeds=1, sizes=(1000, 5000), leaks=(0.05,),
+        leak_epochs=1, side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -160,7 +162,7 @@ class _Study(common.Stages):
                     classes=len(config.CLASS_NAMES),
                     tests=tests,
                 )
-                for seed in range(max(plan.seeds, plan.naive_seeds))
+                for seed in range(max(plan.pretrained_seeds, plan.naive_seeds))
             }
         )
 
@@ -214,8 +216,10 @@ class _Study(common.Stages):
                     start=starts[start, seed],
                     tests=self.tests | {"given": self.inputs.given},
                 )
-                for start in STARTS
-                for seed in range(self.plan.seeds)
+                for start, seeds in zip(
+                    STARTS, (self.plan.seeds, self.plan.pretrained_seeds), strict=True
+                )
+                for seed in range(seeds)
             }
         )
 
@@ -335,13 +339,14 @@ def run(
     if seeds is not None:
         if seeds < 1:
             raise UserError(f"SEEDS={seeds}: give 1 or more")
-        plan = dataclasses.replace(plan, seeds=seeds)
+        fewer = min(seeds, plan.pretrained_seeds)
+        plan = dataclasses.replace(plan, seeds=seeds, pretrained_seeds=fewer)
     study = _Study(prepare(datasets, plan), plan, jobs, fresh)
     pretrained = study.pretrained()
     witness = pretrained[0].tests["audited"][:, :10]
     found = look(study.inputs.given, witness)
     leak = reckoned(found)
-    starts = {("random", seed): None for seed in pretrained}
+    starts = {("random", s): None for s in range(max(plan.seeds, plan.naive_seeds))}
     starts |= {("pretrained", s): common.first_classes(o, 10) for s, o in pretrained.items()}
     naive = study.naive(starts)
     compared = study.compared(leak)
@@ -434,7 +439,10 @@ def _summary(
             for start in STARTS
         },
         "pretrained_advantage": common.as_row(
-            analysis.paired_interval(accuracy["recovered-pretrained"], accuracy["recovered-random"])
+            analysis.paired_interval(
+                accuracy["recovered-pretrained"],
+                accuracy["recovered-random"][: plan.pretrained_seeds],
+            )
         ),
         "convergence": common.convergence(
             arms,
