@@ -30,7 +30,7 @@ NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
 export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 part3 pages evaluate predict audit lab test lint clean
+.PHONY: help env data reports part1 part2 part3 pages evaluate predict audit lab test fuzz lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -120,6 +120,10 @@ lab: env ## open the notebooks in Jupyter
 test: env ## run the tests
 	@echo "==> running the tests" >&2
 	@.venv/bin/python -m pytest $(ARGS)
+
+fuzz: env ## feed damaged files to everything that reads one: FUZZ=300 of each kind
+	@echo "==> feeding damaged files" >&2
+	@FUZZ=$${FUZZ:-300} .venv/bin/python -m pytest -s tests/test_fuzz.py $(ARGS)
 
 lint: env ## check style and formatting
 	@echo "==> checking style" >&2

@@ -111,7 +111,7 @@ def _results_folder(results: dict) -> Path:
 
 
 def _is_standin(results: dict) -> bool:
-    return any(archive["source"] == "stand-in" for archive in results.get("data", {}).values())
+    return any(archive.get("source") == "stand-in" for archive in results.get("data", {}).values())
 
 
 def write_results(results: dict, part: int, arrays: dict | None = None, picture=None) -> Path:
@@ -198,10 +198,30 @@ def relative(path: Path) -> str:
 
 
 def _load(path: Path) -> dict:
+    """A results file, in which what every page shows is of the kind it has to be."""
+    number = int | float | None
+    kinds = {
+        "data": dict, "machine": dict, "versions": dict, "headline": dict | None, "profile": str,
+        "commit": str, "date": str, "finding": str,
+    }  # fmt: skip
     try:
-        return json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
+        _check_kinds(results, kinds)
+        for archive in results.get("data", {}).values():
+            _check_kinds(archive, {"source": str, "digest": str | None})
+        headline = {"metric": str, "mean": number, "low": number, "high": number, "n": number}
+        _check_kinds(results.get("headline") or {}, headline)
     except ValueError as error:
         raise UserError(f"{path}: not a results file ({error}); make it anew") from None
+    return results
+
+
+def _check_kinds(values, kinds: dict) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r:.40} is no object")
+    for name, kind in kinds.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ValueError(f"{name} is {values[name]!r:.40}")
 
 
 def _plain(value):
@@ -593,7 +613,7 @@ def write_index(folder: Path) -> Path:
 
 def _headline(headline: dict | None) -> str | None:
     """A results file's headline in words; no interval where there is none."""
-    if not headline or headline.get("mean") is None:
+    if not headline or headline.get("mean") is None or "metric" not in headline:
         return None
     percent = "accuracy" in headline["metric"]
     mean, low, high = (

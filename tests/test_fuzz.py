@@ -1,0 +1,235 @@
+"""Damaged files through everything that reads one: a line for the user, or an answer; no more.
+
+FUZZ says how many inputs each kind of file gets; `make fuzz` takes many.
+"""
+
+import gzip
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from midas_lib import config, data, inference, report, sources
+from midas_lib.config import Network, Preprocessing, UserError
+from midas_lib.model import build_cnn
+
+COUNT = int(os.environ.get("FUZZ", 12))
+SECONDS, MEMORY = 5, 2**30
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """The content with one to four things done to it that happen to files, or that are done."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.integers(len(content) + 1))
+        length = int(rng.integers(1, 64))
+        what = rng.integers(7)
+        if what == 0 and content:  # bits flip
+            for place in rng.integers(len(content), size=length):
+                content[place] ^= 1 << int(rng.integers(8))
+        elif what == 1:  # cut off
+            del content[at:]
+        elif what == 2:  # lost in the middle
+            del content[at : at + length]
+        elif what == 3:  # something foreign put in
+            content[at:at] = rng.bytes(length)
+        elif what == 4:  # a part of it twice
+            content[at:at] = content[at : at + 4 * length]
+        elif what == 5:  # numbers that are as large or as small as can be
+            content[at : at + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f" + b"\xff" * 3])
+        else:  # another file's end
+            content[at:] = rng.bytes(4 * length)
+    return bytes(content)
+
+
+def mutate_json(content: bytes, rng: np.random.Generator) -> bytes:
+    """The document with one value, at any depth, gone or of another kind."""
+    document = json.loads(content)
+    at = document
+    while True:
+        key = rng.choice(list(at)) if isinstance(at, dict) else int(rng.integers(len(at)))
+        if not (isinstance(at[key], dict | list) and at[key] and rng.random() < 0.7):
+            break
+        at = at[key]
+    others = [None, [], {}, "x" * 70, -1, 1e308, True, ["a", 1], {"a": None}]
+    if rng.random() < 0.3:
+        del at[key]
+    else:
+        at[key] = others[rng.integers(len(others))]
+    return json.dumps(document).encode()
+
+
+def encoded(ending: str, seed: int = 0) -> bytes:
+    picture = np.full((90, 120), 255, np.uint8)
+    cv2.putText(picture, str(seed), (30, 70), cv2.FONT_HERSHEY_SIMPLEX, 2, 0, 6)
+    return cv2.imencode(ending, picture)[1].tobytes()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return gzip.compress(header + array.tobytes(), 1)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A small network's file, and the network."""
+    path = tmp_path_factory.mktemp("network") / "model.keras"
+    settings = {"preprocessing": {"mode": "crop", "size": 28, "margin": 0.1}}
+    description = {"class_names": list(config.DIGIT_NAMES), "settings": settings}
+    model = build_cnn(10, network=Network(width=0.25, depth=(1, 1, 1)))
+    inference.save_classifier(model, path, description)
+    return path, inference.Classifier(
+        model=model, class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()
+    )
+
+
+def read(folder, content, network):
+    data.read_image(content, "picture")
+
+
+def evaluate(folder, content, network):
+    (folder / "set.zip").write_bytes(content)
+    inference.evaluate(network[1], folder / "set.zip")
+
+
+def evaluate_image(folder, content, network):
+    evaluate(folder, zipped({"1/good.png": encoded(".png"), "2/bad.png": content}), network)
+
+
+def audit(folder, content, network):
+    (folder / "set.zip").write_bytes(content)
+    inference.audit_folders(folder / "set.zip", limit=40)
+
+
+def members(folder, content, network):
+    (folder / "trainPart1.zip").write_bytes(content)
+    list(sources.read_members(folder / "trainPart1.zip", "characters"))
+
+
+def numbers(folder, content, network):
+    (folder / "labels-idx1-ubyte.gz").write_bytes(content)
+    sources.read_idx(folder / "labels-idx1-ubyte.gz")
+
+
+def numbers_within(folder, content, network):
+    numbers(folder, gzip.compress(content, 1), network)
+
+
+def results(folder, content, network):
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / "part1.json").write_bytes(content)
+    report.write_index(folder)
+
+
+def checkpoint(folder, content, network):
+    (folder / "model.json").write_bytes(network[0].with_suffix(".json").read_bytes())
+    (folder / "model.keras").write_bytes(content)
+    inference.load_classifier(folder / "model.keras")
+
+
+def described(folder, content, network):
+    (folder / "model.keras").write_bytes(network[0].read_bytes())
+    (folder / "model.json").write_bytes(content)
+    inference.load_classifier(folder / "model.keras")
+
+
+def letters():
+    names = [f"train/Sample00{1 + i % 3}/img00{1 + i % 3}-00{i}.png" for i in range(6)]
+    return zipped({name: encoded(".png", i) for i, name in enumerate(names)})
+
+
+def digits():
+    return zipped({f"{i % 4}/{i}.jpg": encoded(".jpg", i) for i in range(40)})
+
+
+def findings():
+    archive = {"characters": {"source": "mirror", "digest": "ab"}}
+    headline = {"arm": "a", "metric": "accuracy", "mean": 0.9, "low": 0.8, "high": 1.0, "n": 5}
+    machine = {"cpu": "x", "cores": 2, "memory_gib": 4.0, "system": "Linux"}
+    content = {"data": archive, "headline": headline, "machine": machine, "profile": "full"}
+    content |= {"finding": "It reads.", "versions": {"keras": "3"}, "date": "today", "commit": "a"}
+    return json.dumps(content).encode()
+
+
+KINDS = {
+    "png": (lambda network: encoded(".png"), read),
+    "jpeg": (lambda network: encoded(".jpg"), read),
+    "zip to evaluate": (lambda network: letters(), evaluate),
+    "image to evaluate": (lambda network: encoded(".png"), evaluate_image),
+    "zip to audit": (lambda network: digits(), audit),
+    "zip of characters": (lambda network: letters(), members),
+    "idx": (lambda network: idx(np.arange(200, dtype=np.uint8)), numbers),
+    "idx within": (
+        lambda network: gzip.decompress(idx(np.arange(200, dtype=np.uint8))),
+        numbers_within,
+    ),
+    "results": (lambda network: findings(), results),
+    "checkpoint": (lambda network: network[0].read_bytes(), checkpoint),
+    "checkpoint's notes": (lambda network: network[0].with_suffix(".json").read_bytes(), described),
+}
+
+
+@pytest.fixture(scope="module")
+def written():
+    """Every path that was opened for writing, from here on."""
+    paths = []
+
+    def hear(event, args):
+        if event == "open" and isinstance(args[0], str) and args[2] and args[2] & WRITES:
+            paths.append(args[0])
+
+    sys.addaudithook(hear)
+    return paths
+
+
+def too_long(*_):
+    raise TimeoutError(f"over {SECONDS} s")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_costs_a_line_at_most(kind, network, written, tmp_path, monkeypatch):
+    make, use = KINDS[kind]
+    whole = make(network)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    use(tmp_path, whole, network) if kind != "zip to audit" else None  # too few to audit
+    written.clear()
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    faults, refused = [], 0
+    signal.signal(signal.SIGALRM, too_long)
+    for seed in range(COUNT):
+        rng = np.random.default_rng([seed, len(kind)])
+        change = mutate_json if whole.startswith(b"{") and seed % 3 else mutate
+        content = change(whole, rng)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            use(tmp_path, content, network)
+        except UserError as error:
+            refused += 1
+            if not str(error).strip() or "\n" in str(error).strip():
+                faults.append((seed, f"not one line: {error!r}"))
+        except Exception as error:
+            faults.append((seed, repr(error)))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) * 1024
+    print(f"{kind}: {COUNT} inputs, {refused} refused, {len(faults)} faults, {grown >> 20} MiB")
+    assert faults == []
+    assert grown < MEMORY
+    assert [path for path in written if not path.startswith((str(tmp_path), "/dev/"))] == []
