@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -83,11 +83,13 @@ class Outcome:
 def run_all(
     tasks: list[Task], *, jobs: int | None = None, fresh: bool = False, folder: Path | None = None
 ) -> list[Outcome]:
-    """Do the tasks, `jobs` at a time (default: one a core), each in a process of its own.
+    """Do the tasks, `jobs` at a time (default: one a core), each in a process of its own; or on the
+    Dask cluster whose scheduler's address the environment variable SCHEDULER gives.
 
     Finished runs come from the store `folder` (default `config.RUNS`), unless `fresh`; of two
     tasks with one name, the second is the first's result. A run that fails does not stop the
-    others: afterwards `RuntimeError` tells each one's settings and error.
+    others: afterwards `RuntimeError` tells each one's settings and error. Raises `UserError` when
+    there is no scheduler at that address.
     """
     folder = Path(folder or config.RUNS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,18 +97,12 @@ def run_all(
     found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
     todo = {name: task for name, task in zip(names, tasks, strict=True) if name not in found}
     if todo:
-        # A worker that has grown is replaced after its run, which is no cause for alarm.
-        warnings.filterwarnings("ignore", message="A worker stopped")
-        executor = get_reusable_executor(
-            max_workers=jobs or os.cpu_count(), initializer=_end_with, initargs=(os.getpid(),)
-        )
-        try:
-            calls = [executor.submit(_work, name, t, folder, fresh) for name, t in todo.items()]
-            progress = tqdm(as_completed(calls), total=len(calls), desc="runs", mininterval=20)
-            errors = dict(call.result() for call in progress)
-        except BaseException:
-            executor.shutdown(wait=True, kill_workers=True)
-            raise
+        address = os.environ.get("SCHEDULER")
+        if address:
+            done = _on_cluster(todo, folder, address)
+        else:
+            done = _on_this_machine(todo, folder, jobs or os.cpu_count(), fresh)
+        errors = dict(tqdm(done, total=len(todo), desc="runs", mininterval=20))
         errors = {name: error for name, error in errors.items() if error}
         if errors:
             lines = [f"{name} ({todo[name].settings}): {error}" for name, error in errors.items()]
@@ -162,6 +158,13 @@ def prune(folder: Path | None = None) -> list[Path]:
     return leftovers
 
 
+def _workers(count: int):
+    """This process' worker processes."""
+    return get_reusable_executor(
+        max_workers=count, initializer=_end_with, initargs=(os.getpid(),), timeout=300
+    )
+
+
 def _end_with(parent: int) -> None:
     """Let this worker end soon after its parent does, however that ends: a worker would look up
     only when its run, which may take minutes, is done."""
@@ -174,46 +177,119 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _on_this_machine(
+    todo: dict[str, Task], folder: Path, jobs: int, fresh: bool
+) -> Iterator[tuple[str, str | None]]:
+    """Do the tasks in worker processes; yields each one's name, and what went wrong, as it ends."""
+    # A worker that has grown is replaced after its run, which is no cause for alarm.
+    warnings.filterwarnings("ignore", message="A worker stopped")
+    executor = _workers(jobs)
+    try:
+        calls = [executor.submit(_work, name, task, folder, fresh) for name, task in todo.items()]
+        for call in as_completed(calls):
+            yield call.result()
+    except BaseException:
+        executor.shutdown(wait=True, kill_workers=True)
+        raise
+
+
+def _on_cluster(
+    todo: dict[str, Task], folder: Path, address: str
+) -> Iterator[tuple[str, str | None]]:
+    """The same on a Dask cluster, whose workers get each set of examples once."""
+    try:
+        import distributed
+    except ImportError:
+        raise UserError(
+            f"SCHEDULER={address}: a cluster takes more packages; install requirements-cluster.txt"
+        ) from None
+    try:
+        client = distributed.Client(address, timeout=10)
+    except (OSError, ValueError):
+        raise UserError(
+            f"SCHEDULER={address}: no Dask scheduler answers there; start one, or unset SCHEDULER"
+        ) from None
+    with client:
+        sent = {}
+
+        def send(examples):
+            if examples is None:
+                return None
+            digest = array_digest(examples.pictures, examples.labels)
+            if digest not in sent:
+                sent[digest] = client.scatter(examples, broadcast=True)
+            return sent[digest]
+
+        calls = [
+            client.submit(
+                _train_there,
+                dataclasses.replace(task, examples=None, held_out=None, tests={}),
+                send(task.examples),
+                send(task.held_out),
+                {test: send(examples) for test, examples in task.tests.items()},
+                key=name,
+            )
+            for name, task in todo.items()
+        ]
+        for call in distributed.as_completed(calls):
+            if call.status == "finished":
+                _write(folder / f"{call.key}.npz", call.result())
+                yield call.key, None
+            else:
+                yield call.key, _described(call.exception())
+            call.release()
+
+
+def _train_there(task: Task, examples: Examples, held_out: Examples | None, tests: dict) -> dict:
+    """Do a task beside a Dask worker, not in it: there, other threads draw random numbers too."""
+    task = dataclasses.replace(task, examples=examples, held_out=held_out, tests=tests)
+    return _workers(1).submit(_train, task).result()
+
+
 def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | None]:
     """Do one task in a worker process, unless another process has done it meanwhile."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras  # in the worker, so that the parent need not load TensorFlow
-
-    from midas_lib import train
-
     finished, partial = folder / f"{name}.npz", folder / f"{name}.part.npz"
     try:
         with _lock(folder / f"{name}.lock"):
             if not fresh and _load(finished):
                 return name, None
-            keras.backend.clear_session()  # or the last run's graphs stay in memory
-            train.set_threads(task.settings.threads)
-            run = train.fit(
-                task.examples,
-                task.classes,
-                task.settings,
-                task.held_out,
-                task.start,
-                state=None if fresh else _read(partial),
-                save=lambda state: _write(partial, state),
-            )
-            arrays = {f"history_{key}": np.array(values) for key, values in run.history.items()}
-            arrays |= {f"weight_{i}": w for i, w in enumerate(run.model.get_weights())}
-            if task.held_out is not None:
-                arrays["probabilities"] = train.predict(run.model, task.held_out)
-            if task.views:
-                arrays["views"] = train.predict_views(
-                    run.model, task.held_out, task.settings.augmentation
-                )
-            for test, examples in task.tests.items():
-                arrays[f"test_{test}"] = train.predict(run.model, examples)
-            arrays["seconds"] = np.array(run.seconds)
-            arrays["settings"] = np.array(json.dumps(dataclasses.asdict(task.settings)))
-            _write(finished, arrays)
+            state = None if fresh else _read(partial)
+            _write(finished, _train(task, state, lambda state: _write(partial, state)))
             partial.unlink(missing_ok=True)
     except Exception as error:
-        return name, f"{type(error).__name__}: {error}"
+        return name, _described(error)
     return name, None
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _train(
+    task: Task, state: dict | None = None, save: Callable[[dict], None] | None = None
+) -> dict[str, np.ndarray]:
+    """Do one task in a process of its own; returns what the store keeps of it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras  # in the worker, so that the parent need not load TensorFlow
+
+    from midas_lib import train
+
+    keras.backend.clear_session()  # or the last run's graphs stay in memory
+    train.set_threads(task.settings.threads)
+    run = train.fit(
+        task.examples, task.classes, task.settings, task.held_out, task.start, state, save
+    )
+    arrays = {f"history_{key}": np.array(values) for key, values in run.history.items()}
+    arrays |= {f"weight_{i}": w for i, w in enumerate(run.model.get_weights())}
+    if task.held_out is not None:
+        arrays["probabilities"] = train.predict(run.model, task.held_out)
+    if task.views:
+        arrays["views"] = train.predict_views(run.model, task.held_out, task.settings.augmentation)
+    for test, examples in task.tests.items():
+        arrays[f"test_{test}"] = train.predict(run.model, examples)
+    arrays["seconds"] = np.array(run.seconds)
+    arrays["settings"] = np.array(json.dumps(dataclasses.asdict(task.settings)))
+    return arrays
 
 
 def _load(path: Path) -> Outcome | None:

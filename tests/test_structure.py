@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "model": "keras numpy config",
     "losses": "keras",
     "train": "keras tensorflow numpy config data augment model losses",
-    "runs": "joblib tqdm keras numpy config data train",
+    "runs": "joblib distributed tqdm keras numpy config data train",
     "studies": "studies numpy model train runs data corruptions analysis audit probe config",
     "probe": "keras tensorflow numpy data train",
     "analysis": "numpy scipy sklearn",
