@@ -112,7 +112,8 @@ class Interval:
 
     def percent(self, digits=1):
         """An accuracy in words: '90.5 % [89.9, 91.1], n = 5'."""
-        return f"{100 * self.mean:.{digits}f} %{self._bounds(f'.{digits}f', 100)}, n = {self.n}"
+        form = f"z.{digits}f"  # z: no minus sign before what rounds to zero
+        return f"{100 * self.mean:{form}} %{self._bounds(form, 100)}, n = {self.n}"
 
     def points(self, digits=1):
         """A difference of accuracies in words: '+1.2 points [+0.3, +2.1], n = 5'."""

@@ -192,6 +192,7 @@ def test_interval_in_words():
     assert str(interval) == "0.9051 [0.8993, 0.9107], n = 5"
     narrow, wide = (0.00098, -0.0001003, 0.00206), (187.44, 101.6, 273.3)
     assert str(analysis.Interval(*narrow, 5)) == "0.0010 [-0.0001, 0.0021], n = 5"
+    assert analysis.Interval(1e-4, -1e-5, 3e-4, 3).percent() == "0.0 % [0.0, 0.0], n = 3"
     assert str(analysis.Interval(*wide, 5)) == "187 [102, 273], n = 5"
     assert str(analysis.Interval(2.0, np.nan, np.nan, 1)) == "2.0000, n = 1"
     assert str(analysis.Interval(2.0, 1.0, np.inf, 3)) == "2.0000 [1.0000, inf], n = 3"
