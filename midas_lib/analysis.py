@@ -87,7 +87,7 @@ class Interval:
     def of(cls, row):
         """From a mapping that has its four fields; None stands for nan, as in JSON."""
         values = [row[name] for name in ("mean", "low", "high")]
-        return cls(*(np.nan if value is None else value for value in values), row["n"])
+        return cls(*(np.nan if value is None else value for value in values), int(row["n"]))
 
     def verdict(self):
         """A difference in words: 'better' or 'worse' than zero, 'within noise' when the interval

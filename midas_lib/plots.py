@@ -312,7 +312,7 @@ def headline(rows):
     ax = figure.subplots()
     ax.errorbar(means, y, xerr=_bars(means, lows, highs), fmt="o", color=BLUE, capsize=4, ms=8)
     for place, label, mean, low, high in zip(y, labels, means, lows, highs, strict=True):
-        bounds = "" if np.isnan(low) else f"  [{100 * low:.1f}, {100 * high:.1f}]"
+        bounds = "" if np.isnan(low) else f"  [{100 * low:z.1f}, {100 * high:z.1f}]"
         spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         ax.annotate(label, (0, place), (0, 9), **spot)
         ax.annotate(
@@ -457,14 +457,14 @@ def told_and_true(frame):
     for name, told, low, high, true in zip(*(frame[key] for key in names), strict=True):
         x, y, bottom, top = (max(1 - value, 1e-3) for value in (true, told, high, low))
         ax.vlines(x, bottom, top, color=BLUE, alpha=0.5)
-        ax.plot(x, y, "o", color=BLUE)
-        ax.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=SMALL)
+        ax.plot(x, y, "o", color=BLUE, label=name)
     errors = [max(1 - accuracy, 1e-3) for accuracy in frame["mean"]]
     agree = [0.8 * min(errors), 1.2 * max(errors)]
     ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
     ax.set(xlabel="Test error (log scale)", ylabel="Error told by folders (log scale)")
     _log_ticks(ax.xaxis, ax.yaxis)
     _as_percent(ax.xaxis, ax.yaxis)
+    _label_ends(ax)
     return figure
 
 
