@@ -209,6 +209,7 @@ def _on_cluster(
         raise UserError(
             f"SCHEDULER={address}: no Dask scheduler answers there; start one, or unset SCHEDULER"
         ) from None
+    warnings.filterwarnings("ignore", message="Sending large graph")
     with client:
         sent = {}
 
@@ -217,7 +218,8 @@ def _on_cluster(
                 return None
             digest = array_digest(examples.pictures, examples.labels)
             if digest not in sent:
-                sent[digest] = client.scatter(examples, broadcast=True)
+                # As a task, not scattered: the scheduler can do it again when a worker is lost.
+                sent[digest] = client.submit(_itself, examples, key=f"examples-{digest}")
             return sent[digest]
 
         calls = [
@@ -238,6 +240,10 @@ def _on_cluster(
             else:
                 yield call.key, _described(call.exception())
             call.release()
+
+
+def _itself(value):
+    return value
 
 
 def _train_there(task: Task, examples: Examples, held_out: Examples | None, tests: dict) -> dict:

@@ -63,14 +63,15 @@ def test_a_worker_dies_and_every_number_is_that_of_this_machine(scheduler, tmp_p
         except RuntimeError as error:
             errors.append(str(error))
 
-    thread = threading.Thread(target=study)
+    thread = threading.Thread(target=study, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
     while sum(map(bool, client.processing().values())) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert time.monotonic() < deadline
     workers["one"].kill()
-    thread.join()
+    thread.join(300)
+    assert not thread.is_alive()
     assert len(errors) == 1
     assert errors[0].startswith("1 of 5 runs failed"), errors[0]
     assert "there are 2 classes" in errors[0]
