@@ -121,7 +121,7 @@ test: env ## run the tests
 	@echo "==> running the tests" >&2
 	@.venv/bin/python -m pytest $(ARGS)
 
-fuzz: env ## feed damaged files to everything that reads one: FUZZ=300 of each kind
+fuzz: env ## feed damaged files to what reads them: FUZZ=300 of each kind
 	@echo "==> feeding damaged files" >&2
 	@FUZZ=$${FUZZ:-300} .venv/bin/python -m pytest -s tests/test_fuzz.py $(ARGS)
 

@@ -84,7 +84,9 @@ def runs(args):
         return removed, f"removed {len(removed)} files that no run needs"
     paths = runs.finished()
     if args.action == "show":
-        paths = [path for path in paths if args.name and path.stem.startswith(args.name)]
+        if not args.name:
+            raise UserError("runs show: say which run; runs list names them")
+        paths = [path for path in paths if path.stem.startswith(args.name)]
         if len(paths) != 1:
             raise UserError(f"{args.name}: {len(paths)} runs are called that; see runs list")
         document = runs.details(paths[0])

@@ -1,6 +1,7 @@
-"""Damaged files through everything that reads one: a line for the user, or an answer; no more.
+"""Damaged images, archives, results and checkpoints through what reads them.
 
-FUZZ says how many inputs each kind of file gets; `make fuzz` takes many.
+They may cost the user a line, or give an answer; no more. FUZZ says how many
+inputs each kind of file gets; `make fuzz` takes many.
 """
 
 import gzip

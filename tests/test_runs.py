@@ -188,6 +188,8 @@ def test_the_store_tells_what_it_holds_and_finds_damage(tmp_path, monkeypatch, c
     assert json.loads(capsys.readouterr().out) == listed[second.name]
     assert main(["runs", "show", "no such"]) == 2
     assert "0 runs are called that" in capsys.readouterr().err
+    assert main(["runs", "show"]) == 2
+    assert "say which run" in capsys.readouterr().err
 
     entry = tmp_path / f"{first.name}.npz"
     content = bytearray(entry.read_bytes())
