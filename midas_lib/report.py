@@ -155,12 +155,21 @@ def checkpoint_path(results: dict, part: int, name: str) -> Path:
     return folder / f"part{part}" / f"{name}.keras"
 
 
+def has_results(part: int, profile: str) -> bool:
+    """Whether there is a results file of that profile to draw a page from."""
+    return _results_file(part, profile).exists()
+
+
+def _results_file(part: int, profile: str) -> Path:
+    return pages_folder(profile) / "results" / f"part{part}.json"
+
+
 def read_results(part: int, profile: str = "full") -> tuple[dict, dict]:
     """The results of a part and their arrays; `profile` "full" means the published ones.
 
     Raises `UserError` when there are none or the file is damaged.
     """
-    path = pages_folder(profile) / "results" / f"part{part}.json"
+    path = _results_file(part, profile)
     if not path.exists():
         raise UserError(f"{path}: no such results; make part{part} PROFILE={profile}")
     results = _load(path)
@@ -434,7 +443,7 @@ def run_notebook(part: int, *, profile: str, parameters: dict | None = None) -> 
     notebook = next(iter(_notebooks(part)), None)
     if notebook is None:
         raise UserError(f"part {part}: no notebook part{part}_*.ipynb in notebooks/")
-    parameters = {"profile": profile, **(parameters or {})}
+    parameters = {"profile": profile, "from_results": False, **(parameters or {})}
     _check_parameters(notebook, parameters)
     failed = config.ROOT / "executed" / "failed" / f"part{part}.html"
     with tempfile.TemporaryDirectory() as folder:
@@ -575,13 +584,12 @@ def _add_contents(page: str) -> str:
 
 def render_pages(profile: str = "full") -> list[Path]:
     """Draw anew, without training, the page of each part that has results; then the index."""
-    folder = pages_folder(profile)
     pages = [
         run_notebook(part, profile=profile, parameters={"from_results": True})
         for part in parts()
-        if (folder / "results" / f"part{part}.json").exists()
+        if has_results(part, profile)
     ]
-    return [*pages, write_index(folder)]
+    return [*pages, write_index(pages_folder(profile))]
 
 
 def write_index(folder: Path) -> Path:
