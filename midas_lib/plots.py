@@ -770,7 +770,8 @@ def _range(runs):
 
 
 def _band(ax, x, middle, lows, highs, style):
-    ax.plot(x, middle, **style)
+    (line,) = ax.plot(x, middle, **style)
+    line.bounds = np.column_stack([lows, highs])  # a page shows them under the pointer
     ax.fill_between(x, lows, highs, color=style["color"], alpha=0.15, lw=0)
 
 

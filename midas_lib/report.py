@@ -6,6 +6,7 @@ import datetime
 import html
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -321,9 +322,12 @@ def _points(fig, box) -> list[tuple[float, float, str]]:
                 continue
             values = np.column_stack(line.get_data()).astype(float)
             places = (ax.transData.transform(values) / fig.dpi - box.min) / box.size
-            for (x, y), (across, up) in zip(values, places, strict=True):
+            bounds = getattr(line, "bounds", itertools.repeat((), len(values)))
+            for (x, y), (across, up), bound in zip(values, places, bounds, strict=True):
                 if np.isfinite([x, y]).all():
                     text = f"{line.get_label()}: {_read(ax.xaxis, x)}, {_read(ax.yaxis, y)}"
+                    if len(bound):
+                        text += f" [{', '.join(_read(ax.yaxis, end) for end in bound)}]"
                     points.append((round(across, 4), round(1 - up, 4), _typeset(text)))
     return points
 

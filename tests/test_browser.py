@@ -183,7 +183,8 @@ def test_a_table_sorts_by_number_and_by_name(visit, write, monkeypatch):
 def test_the_pointer_is_told_the_numbers_of_the_point_it_is_on(visit, write, monkeypatch):
     fig = Figure(figsize=(5, 3))
     ax = fig.subplots()
-    ax.plot([0, 1, 2], [5, 70, 6], label="ours")
+    (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="ours")
+    line.bounds = np.array([(1, 9), (60, 75), (2, 8)])
     ax.set(ylim=(0, 100), xlim=(0, 2))
     page = visit(
         write(shown(monkeypatch, report.figure, fig, "a line with three points", "A line"))
@@ -194,7 +195,7 @@ def test_the_pointer_is_told_the_numbers_of_the_point_it_is_on(visit, write, mon
     x = ((left + width / 2) * 5 - box.x0) / box.width
     y = 1 - ((bottom + 0.7 * height) * 3 - box.y0) / box.height
     page.mouse.move(image["x"] + x * image["width"], image["y"] + y * image["height"])
-    assert page.locator(".note").inner_text() == "ours: 1, 70"
+    assert page.locator(".note").inner_text() == "ours: 1, 70 [60, 75]"
     page.mouse.move(image["x"] + x * image["width"], image["y"] + image["height"] - 3)
     assert not page.locator(".note").is_visible()
 

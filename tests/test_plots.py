@@ -345,6 +345,7 @@ def test_convergence_draws_mean_and_range_on_logarithmic_axes():
     np.testing.assert_allclose(digits.get_xydata(), [[10, 0.6], [100, 0.2], [1000, 0.03]])
     np.testing.assert_allclose(random.get_xydata(), [[20, 0.9], [2000, 0.1]])
     assert bands(ax)[0] == {10: (0.5, 0.7), 100: (0.1, 0.3), 1000: (0.02, 0.04)}
+    assert [tuple(bound) for bound in digits.bounds] == [(0.5, 0.7), (0.1, 0.3), (0.02, 0.04)]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.yaxis.get_major_formatter()(0.005) == "0.5 %"
     assert ax.xaxis.get_major_formatter()(2000) == "2,000"

@@ -76,9 +76,10 @@ PLANS = {
         side_steps=5, pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
     ),
     "standard": Plan(
-        naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2, compared_seeds=1,
-        epochs=2, second_epochs=1, seeds=1, pretrained_seeds=1, sizes=(1000, 5000), leaks=(0.05,),
-        leak_epochs=1, side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
+        images=30_000, naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2,
+        compared_seeds=1, epochs=2, second_epochs=1, seeds=1, pretrained_seeds=1,
+        sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1, side_seeds=1, side_steps=300,
+        pretraining_epochs=25, audited=5000,
     ),
     "full": Plan(),
 }  # fmt: skip
