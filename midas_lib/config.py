@@ -125,7 +125,8 @@ class Training:
     times the held-out examples are measured in the first epoch, and in each later one. loss: one of
     `LOSSES`; all but "cross-entropy", which alone knows smoothing, take labels for complementary.
     leak: the share of labels that are true nevertheless, for "forward" and "posterior".
-    sharpening: the exponent that "posterior" ends with, growing from 1 in the second half.
+    sharpening: the exponent that "posterior" ends with, growing from 1 after the share `blunt` of
+    the steps. balance: weight at the start of `losses.imbalance`, falling to 0 as that grows.
     """
 
     epochs: int = 30
@@ -139,6 +140,8 @@ class Training:
     loss: str = "cross-entropy"
     leak: float = 0.0
     sharpening: float = 1.0
+    blunt: float = 0.5
+    balance: float = 0.0
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -175,6 +178,18 @@ class Settings:
     transfer: Transfer = field(default_factory=Transfer)
     seed: int = 0
     threads: int = 1
+
+
+def changed(settings: Settings) -> dict:
+    """The settings that differ from the defaults, by group."""
+    ours, default = dataclasses.asdict(settings), dataclasses.asdict(Settings())
+    found = {}
+    for name, value in ours.items():
+        if isinstance(value, dict):
+            value = {key: one for key, one in value.items() if one != default[name][key]}
+        if value not in ({}, default[name]):
+            found[name] = value
+    return found
 
 
 def vary(settings: Settings, **changes) -> Settings:

@@ -24,7 +24,8 @@ from midas_lib import config
 from midas_lib.config import Settings, UserError
 from midas_lib.data import Examples, array_digest
 
-# Raise by one whenever the same settings and data would train to another result than before.
+# Raise by one whenever the same settings and data would train to another result than before, or a
+# default changes.
 TRAINING_VERSION = 2
 
 
@@ -47,10 +48,10 @@ class Task:
     @property
     def name(self) -> str:
         """What the run is filed under: 24 hex digits of its settings', data's and
-        `TRAINING_VERSION`'s digest."""
+        `TRAINING_VERSION`'s digest. A new setting whose default is as before renames no run."""
         held_out = [] if self.held_out is None else [self.held_out]
         content = {
-            "settings": dataclasses.asdict(self.settings),
+            "settings": config.changed(self.settings),
             "classes": self.classes,
             "data": [array_digest(s.pictures, s.labels) for s in [self.examples, *held_out]],
             "start": None if self.start is None else array_digest(*self.start),

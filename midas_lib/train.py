@@ -161,8 +161,10 @@ class _Trainer:
         if training.loss == "posterior":
             done = tf.cast(step, tf.float32) / (self.steps * training.epochs)
             # From the start, sharpening would settle on whatever the first steps happen to say.
-            sharpening = 1 + (training.sharpening - 1) * tf.maximum(2 * done - 1, 0.0)
-            return losses.posterior(targets, logits, training.leak, sharpening)
+            grown = tf.maximum((done - training.blunt) / (1 - training.blunt), 0.0)
+            sharpening = 1 + (training.sharpening - 1) * grown
+            loss = losses.posterior(targets, logits, training.leak, sharpening)
+            return loss + training.balance * (1 - grown) * losses.imbalance(logits)
         if training.loss == "forward":
             return losses.forward(targets, logits, training.leak)
         return losses.COMPLEMENTARY[training.loss](targets, logits)

@@ -136,6 +136,15 @@ def test_posterior_by_hand():
     assert float(found) == pytest.approx(leaky, rel=1e-5)
 
 
+def test_imbalance_is_zero_for_even_shares_and_large_when_all_are_one_class():
+    # Mean probabilities (.3, .175, .525): minus the mean log of three times those.
+    expected = -np.mean(np.log(3 * np.array([0.3, 0.175, 0.525])))
+    assert float(losses.imbalance(tf.constant(LOGITS))) == pytest.approx(expected, rel=1e-5)
+    each = tf.constant(50 * np.eye(3, dtype=np.float32))
+    assert float(losses.imbalance(each)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.imbalance(each[:1])) > 5
+
+
 def test_posterior_of_equal_views_has_the_forward_gradient():
     logits = tf.Variable(LOGITS)
     with tf.GradientTape(persistent=True) as tape:

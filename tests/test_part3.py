@@ -48,8 +48,9 @@ def stages(inputs, monkeypatch):
     starts |= {("pretrained", s): tuple(o.weights) for s, o in pretrained.items()}
     naive, compared = study.naive(starts), study.compared(0.001)
     weak = study.weak(starts, 0.001)
-    second, sized = study.second(weak, 0.001), study.sized(0.001)
-    return study, tasks, (pretrained, naive, compared, weak, second, sized)
+    second, hard, sized = study.second(weak, 0.001), study.hard(weak, 0.001), study.sized(0.001)
+    study.redrawn(weak, 0.001)
+    return study, tasks, (pretrained, naive, compared, weak, second, hard, sized)
 
 
 def seen(task):
@@ -104,12 +105,29 @@ def test_every_loss_is_compared(inputs, monkeypatch):
     assert {task.settings.training.loss for task in tasks} == set(LOSSES)
 
 
-def test_the_second_stage_learns_no_label_that_the_folder_rules_out(inputs, monkeypatch):
-    study, tasks, (*_, second, _) = stages(inputs, monkeypatch)
-    relabelled = [t for t in tasks if "given" in t.tests and t.settings == study.second_settings]
-    assert len(relabelled) == len(second) == 2
-    for task in relabelled:  # these networks believe the folders, as far as they are allowed to
+def test_labels_taken_at_their_word_are_none_that_the_folder_rules_out(inputs, monkeypatch):
+    study, tasks, (*_, hard, _) = stages(inputs, monkeypatch)
+    relabelled = [t for t in tasks if "given" in t.tests and t.settings == study.hard_settings]
+    assert len(relabelled) == len(hard) == 1
+    for task in relabelled:  # this network believes the folders, as far as it is allowed to
         assert (task.examples.labels != inputs.given.labels).all()
+
+
+def test_folders_drawn_anew_are_as_wrong_as_the_given_ones(inputs, monkeypatch):
+    study, tasks, (*_, weak, _, _, _) = stages(inputs, monkeypatch)
+    known = part3.recover(weak["random", 0].tests["given"], inputs.given.labels, 0.001)
+    count = study.plan.redrawn_images
+    redrawn = [t for t in tasks if t.examples.pictures.shape[0] == count and t.classes == 10]
+    redrawn = [t for t in redrawn if t.settings.training.loss == "posterior" and t.held_out]
+    redrawn = [t for t in redrawn if np.array_equal(t.held_out.labels, known[count:])]
+    assert len(redrawn) == len(part3.TIMES)
+    for task in redrawn:
+        moved = (task.examples.labels - known[:count]) % 10
+        assert (moved == 0).mean() < 0.02
+        assert (np.bincount(moved, minlength=10)[1:] > 0).all()
+        assert not {p.tobytes() for p in task.examples.pictures} & {
+            p.tobytes() for p in task.held_out.pictures
+        }
 
 
 def test_the_summary_counts_what_the_answers_say(inputs, monkeypatch):

@@ -62,6 +62,16 @@ def test_a_name_tells_settings_data_and_version(monkeypatch):
     assert task().name != before
 
 
+def test_only_what_differs_from_the_defaults_is_in_a_name():
+    assert config.changed(Settings()) == {}
+    settings = vary(Settings(), seed=3, training__rate=0.5, network__depth=(1, 1, 1))
+    assert config.changed(settings) == {
+        "seed": 3,
+        "training": {"rate": 0.5},
+        "network": {"depth": (1, 1, 1)},
+    }
+
+
 def test_a_finished_run_is_found_again_and_a_damaged_one_done_anew(tmp_path):
     (first,) = runs.run_all([task()], jobs=1, folder=tmp_path)
     assert not first.reused

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from midas_lib import train
+from midas_lib import losses, train
 from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
 from midas_lib.data import Examples
 
@@ -357,3 +357,20 @@ def test_labels_that_do_not_fit_are_refused(labels, classes, loss, said):
     examples = Examples(pictures=np.zeros((3, 28, 28, 1), np.uint8), labels=np.array(labels))
     with pytest.raises(ValueError, match=said):
         train.fit(examples, classes, vary(Settings(), training__loss=loss))
+
+
+def test_targets_are_sharpened_and_classes_no_longer_balanced_after_the_blunt_share_of_steps():
+    training = Training(
+        epochs=10, batch=16, loss="posterior", sharpening=3.0, blunt=0.2, balance=0.5
+    )
+    trainer = train._Trainer(pictures(16), 4, vary(PLAIN, training=training))
+    logits = tf.constant(np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32))
+    targets = tf.one_hot(np.arange(16) % 4, 4)
+
+    def expected(sharpening, balance):
+        loss = losses.posterior(targets, logits, 0.0, sharpening)
+        return float(loss + balance * losses.imbalance(logits))
+
+    for step, sharpening, balance in ((0, 1, 0.5), (2, 1, 0.5), (6, 2, 0.25), (10, 3, 0)):
+        found = float(trainer._loss(targets, logits, tf.constant(step)))
+        assert found == pytest.approx(expected(sharpening, balance), rel=1e-5)

@@ -13,8 +13,7 @@ from midas_lib.data import Examples, ImageDataset
 from midas_lib.studies import common, part2
 
 STARTS = ("random", "pretrained")
-# Augmentation and learning rate are those that part 1's data chose. Of what is set below, true
-# digits had a say in one thing: that sharpening begins half-way (in `train`), see the report.
+# Augmentation and learning rate are those that part 1's data chose.
 NAIVE = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     network=part2.NETWORK,
@@ -30,6 +29,16 @@ LOSSES = {
     "posterior, sharpened": SHARPENED,
     "posterior, sharpened, averaged": SHARPENED | {"training__averaging": 0.995},
 }
+# When targets are sharpened, and whether classes are balanced until then: compared on folders drawn
+# anew, where what is right is known without a true digit.
+TIMES = {
+    "never": {"training__sharpening": 1.0},
+    "from the start": {"training__blunt": 0.0},
+    "after a half": {},
+    "after three quarters": {"training__blunt": 0.75},
+    "from the start, balanced": {"training__blunt": 0.0, "training__balance": 1.0},
+    "after a half, balanced": {"training__balance": 1.0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +47,13 @@ class Plan:
 
     images, test_images: None for all. held_out: images kept from the training of the naive arms
     and of the losses compared. naive_epochs, naive_seeds: of the arms that believe the folders.
-    compared_images, compared_epochs, compared_seeds: of the comparison of losses. epochs,
-    second_epochs: of the strongest arms' two stages; seeds: theirs from a random start,
-    pretrained_seeds: from part 1's, no more than seeds. sizes: numbers of
-    complementary labels tried; leaks: shares of own-folder labels added; side_seeds: of both.
-    side_steps: least training steps of the small sizes. pretraining_epochs: over part 1's 62
-    classes. audited: images that the audit looks at. changes: on top of the settings.
+    compared_images, compared_epochs, compared_seeds: of the comparison of losses. redrawn_images,
+    redrawn_epochs: of the comparison of `TIMES`. epochs, second_epochs: of the strongest arms' two
+    stages; seeds: theirs from a random start, pretrained_seeds: from part 1's, no more than seeds.
+    sizes: numbers of complementary labels tried; leaks: shares of own-folder labels added;
+    side_seeds: of both. side_steps: least training steps of the small sizes. leak_epochs: of the
+    leaks. pretraining_epochs: over part 1's 62 classes. audited: images that the audit looks at.
+    changes: on top of the settings.
     """
 
     images: int | None = None
@@ -54,13 +64,15 @@ class Plan:
     compared_images: int = 20_000
     compared_epochs: int = 4
     compared_seeds: int = 3
+    redrawn_images: int = 30_000
+    redrawn_epochs: int = 8
     epochs: int = 8
     second_epochs: int = 6
     seeds: int = 5
     pretrained_seeds: int = 3
     sizes: tuple[int, ...] = (1000, 5000, 20_000)
     leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
-    leak_epochs: int = 2
+    leak_epochs: int = 4
     side_seeds: int = 1
     side_steps: int = 4000
     pretraining_epochs: int = 60
@@ -71,15 +83,16 @@ class Plan:
 PLANS = {
     "smoke": Plan(
         images=400, test_images=200, held_out=100, naive_epochs=1, naive_seeds=1,
-        compared_images=200, compared_epochs=1, compared_seeds=1, epochs=1, second_epochs=1,
-        seeds=1, pretrained_seeds=1, sizes=(100,), leaks=(0.05,), leak_epochs=1, side_seeds=1,
-        side_steps=5, pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
+        compared_images=200, compared_epochs=1, compared_seeds=1, redrawn_images=200,
+        redrawn_epochs=1, epochs=1, second_epochs=1, seeds=1, pretrained_seeds=1,
+        sizes=(100,), leaks=(0.05,), leak_epochs=1, side_seeds=1, side_steps=5,
+        pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
     ),
     "standard": Plan(
         images=30_000, naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2,
-        compared_seeds=1, epochs=2, second_epochs=1, seeds=1, pretrained_seeds=1,
-        sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1, side_seeds=1, side_steps=300,
-        pretraining_epochs=25, audited=5000,
+        compared_seeds=1, redrawn_images=3000, redrawn_epochs=2, epochs=2, second_epochs=1,
+        seeds=1, pretrained_seeds=1, sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1,
+        side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -143,7 +156,10 @@ class _Study(common.Stages):
         self.inputs, self.plan, self.tests = inputs, plan, {"mnist": inputs.test}
         self.naive_settings = vary(NAIVE, training__epochs=plan.naive_epochs, **plan.changes)
         self.weak_settings = vary(WEAK, training__epochs=plan.epochs, **plan.changes)
-        self.second_settings = vary(NAIVE, training__epochs=plan.second_epochs, **plan.changes)
+        self.second_settings = vary(
+            self.weak_settings, training__epochs=plan.second_epochs, training__blunt=0.0
+        )
+        self.hard_settings = vary(NAIVE, training__epochs=plan.second_epochs, **plan.changes)
         self.kept = inputs.given.take(np.arange(plan.held_out))
         self.rest = inputs.given.take(np.arange(plan.held_out, len(inputs.given.labels)))
         # For curves alone: with their digits, the pictures held out are measured and nothing else.
@@ -226,12 +242,30 @@ class _Study(common.Stages):
         )
 
     def second(self, weak: dict, leak: float) -> dict:
-        """(start, seed) -> the outcome of going on with the labels that the first stage found."""
-        given = self.inputs.given
+        """(start, seed) -> the outcome of going on, the targets sharpened from the first step: the
+        labels recovered, revised at each."""
         return self.train(
             {
                 (start, seed): runs.Task(
-                    settings=vary(self.second_settings, seed=seed),
+                    settings=vary(self.second_settings, seed=seed, training__leak=leak),
+                    examples=self.inputs.given,
+                    held_out=self.drawn,
+                    classes=10,
+                    start=tuple(outcome.weights),
+                    tests=self.tests | {"given": self.inputs.given},
+                )
+                for (start, seed), outcome in weak.items()
+            }
+        )
+
+    def hard(self, weak: dict, leak: float) -> dict:
+        """seed -> the outcome of going on, from a random start's first stage, with cross-entropy on
+        the labels that it recovered."""
+        given = self.inputs.given
+        return self.train(
+            {
+                seed: runs.Task(
+                    settings=vary(self.hard_settings, seed=seed),
                     examples=dataclasses.replace(
                         given, labels=recover(outcome.tests["given"], given.labels, leak)
                     ),
@@ -241,6 +275,30 @@ class _Study(common.Stages):
                     tests=self.tests | {"given": given},
                 )
                 for (start, seed), outcome in weak.items()
+                if start == "random"
+            }
+        )
+
+    def redrawn(self, weak: dict, leak: float) -> dict:
+        """One of `TIMES` -> the outcome on folders drawn anew from the first network's recovered
+        labels, of some pictures; the others, with those labels, tell how good it is."""
+        given = self.inputs.given
+        known = recover(weak["random", 0].tests["given"], given.labels, leak)
+        rng = np.random.default_rng(5)
+        wrong = (known + rng.integers(1, 10, len(known))) % 10
+        folders = np.where(rng.random(len(known)) < leak, known, wrong)
+        count = self.plan.redrawn_images
+        some = Examples(pictures=given.pictures[:count], labels=folders[:count])
+        others = Examples(pictures=given.pictures[count:], labels=known[count:])
+        settings = vary(
+            self.weak_settings, training__epochs=self.plan.redrawn_epochs, training__leak=leak
+        )
+        return self.train(
+            {
+                when: runs.Task(
+                    settings=vary(settings, **changes), examples=some, held_out=others, classes=10
+                )
+                for when, changes in TIMES.items()
             }
         )
 
@@ -268,8 +326,9 @@ class _Study(common.Stages):
         return self.train({(size, d): task(size, d) for size in self.plan.sizes for d in draws})
 
     def leaky(self, witness: np.ndarray) -> tuple[dict, dict]:
-        """(leak, seed) -> the outcome of the first stage, from a random start, with so many more
-        pictures put in their own folder; and leak -> the own-folder rate that an audit finds.
+        """(leak, balance, seed) -> the outcome of the first stage, from a random start, with so
+        many more pictures put in their own folder; and leak -> the own-folder rate that an audit
+        finds.
 
         To put them there takes their digits; training sees the folders alone.
         """
@@ -286,9 +345,13 @@ class _Study(common.Stages):
                     self.weak_settings, seed=seed, training__epochs=self.plan.leak_epochs,
                     training__leak=reckoned(found[leak]),
                 )  # fmt: skip
-                tasks[leak, seed] = runs.Task(
-                    settings=settings, examples=leaked, classes=10, tests=self.tests
-                )
+                for balance in (0.0, 1.0):
+                    tasks[leak, balance, seed] = runs.Task(
+                        settings=vary(settings, training__balance=balance),
+                        examples=leaked,
+                        classes=10,
+                        tests=self.tests,
+                    )
         return self.train(tasks), found
 
 
@@ -353,25 +416,33 @@ def run(
     naive = study.naive(starts)
     compared = study.compared(leak)
     weak = study.weak(starts, leak)
-    second = study.second(weak, leak)
-    sized = study.sized(leak)
+    second, hard = study.second(weak, leak), study.hard(weak, leak)
+    sized, redrawn = study.sized(leak), study.redrawn(weak, leak)
     leaky, audits = study.leaky(witness)
-    results, arrays = _summary(study, pretrained, found, naive, compared, weak, second, sized)
+    results, arrays = _summary(study, pretrained, found, naive, compared, weak, second, hard, sized)
+    results["redrawn"] = [
+        {"sharpened": when, "accuracy": float(outcome.history["val_accuracy"][-1])}
+        for when, outcome in redrawn.items()
+    ]
     results["leaks"] = [
         {
             "added": share,
+            "balanced": balance > 0,
             "found": common.as_row(audits[share].own_folder_rate),
             "verdict": audits[share].verdict,
             **common.as_row(
                 analysis.mean_interval(
                     [
-                        common.tested(leaky[share, s], study.inputs.test.labels)["test_accuracy"]
+                        common.tested(leaky[share, balance, s], study.inputs.test.labels)[
+                            "test_accuracy"
+                        ]
                         for s in range(plan.side_seeds)
                     ]
                 )
             ),
         }
         for share in plan.leaks
+        for balance in (0.0, 1.0)
     ]
     results |= study.counts()
     models, settings = {}, {}
@@ -386,7 +457,7 @@ def run(
 
 
 def _summary(
-    study: _Study, pretrained, found, naive, compared, weak, second, sized
+    study: _Study, pretrained, found, naive, compared, weak, second, hard, sized
 ) -> tuple[dict, dict]:
     plan, inputs = study.plan, study.inputs
     test, leak = inputs.test.labels, reckoned(found)
@@ -405,6 +476,7 @@ def _summary(
         row["held_out_folder_loss"] = _folder_loss(outcome.probabilities, study.kept.labels)
         arms[f"naive-{start}"]["runs"].append(row)
     stages = {"weak": (weak, plan.epochs), "recovered": (second, plan.second_epochs)}
+    stages["hard"] = {("random", seed): one for seed, one in hard.items()}, plan.second_epochs
     for stage, (outcomes, epochs) in stages.items():
         for (start, seed), outcome in outcomes.items():
             labels = recover(outcome.tests["given"], inputs.given.labels, leak)
