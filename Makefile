@@ -30,7 +30,8 @@ NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
 export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 part3 pages evaluate predict audit lab test fuzz lint clean
+.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab test fuzz \
+  lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -97,6 +98,11 @@ pages: env ## draw the published pages anew from their results files, without tr
 	@echo "==> drawing the pages from executed/results" >&2
 	@$(MIDAS) pages $(ARGS)
 
+bench: env ## how fast it is beside others: [SEEDS=repeats] [ARGS="section ... --torch PYTHON"]
+	@echo "==> measuring; leave the machine alone meanwhile" >&2
+	@.venv/bin/python -m bench $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
+	  $(if $(SEEDS),--repeats $(SEEDS)) $(ARGS)
+
 evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras]
 	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
 	@echo "==> evaluating on $$TEST" >&2
@@ -133,5 +139,5 @@ lint: env ## check style and formatting
 clean: ## delete unpublished pages and caches; data, finished runs and .venv stay
 	@echo "==> deleting unpublished pages and caches" >&2
 	@rm -rf executed/smoke executed/standard executed/full executed/failed .pytest_cache .ruff_cache
-	@find midas_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
+	@find midas_lib bench tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
 	  | while IFS= read -r folder; do rm -rf "$$folder"; done

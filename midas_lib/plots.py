@@ -567,6 +567,65 @@ def times_to(frame):
 
 
 @_styled
+def seconds_to(frame):
+    """Seconds of training to each accuracy, by racer: median, least and largest of its repeats.
+
+    `frame` has the columns target, arm, mean, low, high (a DataFrame or a dict of sequences). What
+    is inf is not drawn.
+    """
+    values = {key: np.array(frame[key], float) for key in ("mean", "low", "high")}
+    finite = {key: np.where(np.isfinite(v), v, np.nan) for key, v in values.items()}
+    frame = {"target": frame["target"], "arm": frame["arm"], **finite}
+    figure, ax = _dot_rows(frame, "target", [False] * len(frame["arm"]))
+    ax.set(xlabel="Seconds of training (log scale), least to largest", ylabel="Test accuracy")
+    _log_ticks(ax.xaxis)
+    _as_count(ax.xaxis)
+    return figure
+
+
+@_styled
+def race(curves):
+    """Test error in training, each run a line: {racer: [(seconds (looks,), errors (looks,)), ...]}.
+    The racer's name stands at the end of its first run; an error of 0 is drawn as 0.01 %."""
+    figure = Figure(figsize=(WIDTH, 4.4))
+    ax = figure.subplots()
+    for runs, style in zip(curves.values(), _styles(curves), strict=True):
+        for i, (seconds, errors) in enumerate(runs):
+            name = {} if i == 0 else {"label": "_again"}
+            ax.plot(
+                seconds,
+                np.maximum(errors, 1e-4),
+                **style | name | {"linewidth": 1.2, "markersize": 4},
+            )
+    ax.set(xlabel="Seconds of training (log scale)", ylabel="Test error (log scale)")
+    _log_ticks(ax.xaxis, ax.yaxis)
+    _as_count(ax.xaxis)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
+    return figure
+
+
+@_styled
+def shapes(operations, errors, names, efficient):
+    """Error against operations a picture, a point a network; all (networks,). Those that are
+    efficient are filled and joined by a line."""
+    operations, errors, efficient = np.array(operations), np.array(errors), np.array(efficient)
+    figure = Figure(figsize=(WIDTH, 4.6))
+    ax = figure.subplots()
+    order = np.flatnonzero(efficient)[np.argsort(operations[efficient])]
+    ax.plot(operations[order], errors[order], color=BLUE, label="efficient")
+    ax.plot(operations[~efficient], errors[~efficient], "o", color=GREY, mfc="white", label="other")
+    for x, y, name in zip(operations, errors, names, strict=True):
+        ax.annotate(name, (x, y), (6, 5), textcoords="offset points", size=SMALL)
+    ax.set(xlabel="Operations for one picture (log scale)", ylabel="Error, images held out")
+    ax.margins(x=0.15)
+    _log_ticks(ax.xaxis)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} million"))
+    _as_percent(ax.yaxis)
+    return figure
+
+
+@_styled
 def robustness(frame):
     """Accuracy on corrupted pictures, by arm, with 95 % intervals.
 

@@ -35,6 +35,7 @@ PARTS = {
     2: ("Part 2: transfer", "Does a start from part 1's digits help on MNIST?"),
     3: ("Part 3: wrong labels", "What is wrong with this dataset, and can one learn from it?"),
 }
+BENCH = "bench"  # what is no part, but has a page and results like one
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
 # Where the notebook tells `run_notebook` which folder its results went to.
 RESULTS_KEY = "midas_lib_results"
@@ -115,8 +116,14 @@ def _is_standin(results: dict) -> bool:
     return any(archive.get("source") == "stand-in" for archive in results.get("data", {}).values())
 
 
-def write_results(results: dict, part: int, arrays: dict | None = None, picture=None) -> Path:
-    """Write `results/partN.json`, and `arrays` beside it as `.npz`; return the JSON's path.
+def _stem(part: int | str) -> str:
+    """How the files of a part, or of the bench, are called."""
+    return part if part == BENCH else f"part{part}"
+
+
+def write_results(results: dict, part: int | str, arrays=None, picture=None) -> Path:
+    """Write `results/partN.json` (or, as everywhere here, `BENCH`'s), and `arrays` beside it as
+    `.npz`; return the JSON's path.
 
     `picture`, a Matplotlib figure, becomes `partN.png` beside the page.
 
@@ -124,7 +131,7 @@ def write_results(results: dict, part: int, arrays: dict | None = None, picture=
     `executed/<profile>/`. Keys are sorted; numbers that are not finite become null. Call it in a
     notebook's last cell: `run_notebook` puts the page beside these results.
     """
-    path = _results_folder(results) / "results" / f"part{part}.json"
+    path = _results_folder(results) / "results" / f"{_stem(part)}.json"
     text = json.dumps(_plain({**results, "part": part}), indent=1, sort_keys=True, allow_nan=False)
     npz = path.with_suffix(".npz")
     if arrays:
@@ -136,7 +143,7 @@ def write_results(results: dict, part: int, arrays: dict | None = None, picture=
     if picture is not None:
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-        _replace(path.parent.parent / f"part{part}.png", buffer.getvalue())
+        _replace(path.parent.parent / f"{_stem(part)}.png", buffer.getvalue())
     _replace(path, (text + "\n").encode())
     note = {"text/plain": f"Results: {path.relative_to(config.ROOT)}"}
     publish_display_data(note, metadata={RESULTS_KEY: str(path)})
@@ -156,23 +163,23 @@ def checkpoint_path(results: dict, part: int, name: str) -> Path:
     return folder / f"part{part}" / f"{name}.keras"
 
 
-def has_results(part: int, profile: str) -> bool:
+def has_results(part: int | str, profile: str) -> bool:
     """Whether there is a results file of that profile to draw a page from."""
     return _results_file(part, profile).exists()
 
 
-def _results_file(part: int, profile: str) -> Path:
-    return pages_folder(profile) / "results" / f"part{part}.json"
+def _results_file(part: int | str, profile: str) -> Path:
+    return pages_folder(profile) / "results" / f"{_stem(part)}.json"
 
 
-def read_results(part: int, profile: str = "full") -> tuple[dict, dict]:
+def read_results(part: int | str, profile: str = "full") -> tuple[dict, dict]:
     """The results of a part and their arrays; `profile` "full" means the published ones.
 
     Raises `UserError` when there are none or the file is damaged.
     """
     path = _results_file(part, profile)
     if not path.exists():
-        raise UserError(f"{path}: no such results; make part{part} PROFILE={profile}")
+        raise UserError(f"{path}: no such results; make {_stem(part)} PROFILE={profile}")
     results = _load(path)
     npz = path.with_suffix(".npz")
     if not npz.exists():
@@ -428,11 +435,11 @@ def parts() -> list[int]:
     return [part for part in PARTS if any(_notebooks(part))]
 
 
-def _notebooks(part: int) -> list[Path]:
-    return sorted((config.ROOT / "notebooks").glob(f"part{part}_*.ipynb"))
+def _notebooks(part: int | str) -> list[Path]:
+    return sorted((config.ROOT / "notebooks").glob(f"{_stem(part)}_*.ipynb"))
 
 
-def run_notebook(part: int, *, profile: str, parameters: dict | None = None) -> Path:
+def run_notebook(part: int | str, *, profile: str, parameters: dict | None = None) -> Path:
     """Execute a part's notebook and put its page beside the results it wrote; return the page.
 
     `parameters` are the notebook's own (`from_results=True` draws a page from its results file).
@@ -446,10 +453,10 @@ def run_notebook(part: int, *, profile: str, parameters: dict | None = None) -> 
     config.check_profile(profile)
     notebook = next(iter(_notebooks(part)), None)
     if notebook is None:
-        raise UserError(f"part {part}: no notebook part{part}_*.ipynb in notebooks/")
+        raise UserError(f"{_stem(part)}: no notebook {_stem(part)}_*.ipynb in notebooks/")
     parameters = {"profile": profile, "from_results": False, **(parameters or {})}
     _check_parameters(notebook, parameters)
-    failed = config.ROOT / "executed" / "failed" / f"part{part}.html"
+    failed = config.ROOT / "executed" / "failed" / f"{_stem(part)}.html"
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / notebook.name
         try:
@@ -475,14 +482,14 @@ def run_notebook(part: int, *, profile: str, parameters: dict | None = None) -> 
                 missing = reason.removeprefix("KeyError: ")
                 reason = f"its results file has no {missing}; run the part anew"
             where = failed.relative_to(config.ROOT)
-            raise UserError(f"part {part} failed: {reason} (see {where})") from None
+            raise UserError(f"{_stem(part)} failed: {reason} (see {where})") from None
         run = nbformat.read(executed, as_version=4)
     written = [path for cell in run.cells for path in _notes(cell)]
     if not written:
         raise RuntimeError(f"the last cell of {notebook.name} must call report.write_results")
     results_file = Path(written[-1])
     results = _load(results_file)
-    page = results_file.parent.parent / f"part{part}.html"
+    page = results_file.parent.parent / f"{_stem(part)}.html"
     _replace(page, _render(run, results=results).encode())
     for stale in (failed, failed.with_suffix(".ipynb")):
         stale.unlink(missing_ok=True)
@@ -587,10 +594,11 @@ def _add_contents(page: str) -> str:
 
 
 def render_pages(profile: str = "full") -> list[Path]:
-    """Draw anew, without training, the page of each part that has results; then the index."""
+    """Draw anew, without training, the page of each part that has results, and the bench's; then
+    the index."""
     pages = [
         run_notebook(part, profile=profile, parameters={"from_results": True})
-        for part in parts()
+        for part in [*parts(), BENCH]
         if has_results(part, profile)
     ]
     return [*pages, write_index(pages_folder(profile))]
@@ -617,8 +625,10 @@ def write_index(folder: Path) -> Path:
                 "standin": _is_standin(results or {}),
             }
         )
-    standin = any(entry["standin"] for entry in entries)
-    page = _fill("contents.html.j2", parts=entries, standin=standin)
+    path = folder / "results" / f"{BENCH}.json"
+    bench = _load(path) if path.exists() and (folder / f"{BENCH}.html").exists() else None
+    standin = any(entry["standin"] for entry in entries) or _is_standin(bench or {})
+    page = _fill("contents.html.j2", parts=entries, bench=bench, standin=standin)
     _replace(folder / "index.html", page.encode())
     return folder / "index.html"
 

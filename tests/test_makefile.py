@@ -141,6 +141,12 @@ def test_variables_become_options(ready):
     assert "[-m midas_lib report --profile standard]" in ready.make("reports", "FRESH=0")[1][0]
 
 
+def test_the_bench_is_the_full_one_unless_a_profile_is_named(ready):
+    assert ready.make("bench")[1][0].startswith("[-m bench] ")
+    line = ready.make("bench", "SEEDS=3", "ARGS=race", PROFILE="smoke")[1][0]
+    assert line.startswith("[-m bench --profile smoke --repeats 3 race] ")
+
+
 def test_the_library_is_found_without_being_installed(ready):
     assert f"path={ready.folder}" in ready.make("lab")[1][0]
 

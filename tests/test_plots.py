@@ -607,3 +607,39 @@ def test_accuracy_curves_draw_the_mean_and_chance():
     mean, chance = ax.lines
     np.testing.assert_allclose(mean.get_xydata(), [[1, 0.8], [10, 0.2]])
     np.testing.assert_allclose(chance.get_ydata(), 0.1)
+
+
+def test_seconds_to_draws_least_to_largest_and_leaves_out_what_never_arrived():
+    frame = {
+        "target": ["99 %", "99 %", "99.5 %", "99.5 %"],
+        "arm": ["ours", "peer", "ours", "peer"],
+        "mean": [8, 50, 40, np.inf],
+        "low": [7, 45, 30, 80],
+        "high": [9, 60, np.inf, np.inf],
+    }
+    ax = plots.seconds_to(frame).axes[0]
+    assert [label for _, label in tick_labels(ax.yaxis)] == ["99.5 %", "99 %"]
+    drawn = [line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("v", "P")]
+    assert [x for x in drawn if np.isfinite(x)] == [8, 50, 40]
+    assert (7, 9) in intervals(ax)
+    assert np.isfinite(ax.get_xlim()).all()
+
+
+def test_race_draws_every_run_and_names_each_racer_once():
+    curves = {
+        "ours": [([1, 2], [0.1, 0.01]), ([1, 3], [0.2, 0.0])],
+        "peer": [([5, 9], [0.1, 0.02])],
+    }
+    ax = plots.race(curves).axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.1, 0.01], [0.2, 1e-4], [0.1, 0.02]]
+    assert texts(ax) == ["ours", "peer"]
+
+
+def test_shapes_join_the_efficient_networks_from_the_smallest_on():
+    figure = plots.shapes([3e6, 1e6, 2e6], [0.01, 0.03, 0.04], ["c", "a", "b"], [True, True, False])
+    ax = figure.axes[0]
+    efficient, other = ax.lines
+    assert efficient.get_xydata().tolist() == [[1e6, 0.03], [3e6, 0.01]]
+    assert other.get_xydata().tolist() == [[2e6, 0.04]]
+    assert texts(ax) == ["c", "a", "b"]
+    assert "2 million" in [label for _, label in tick_labels(ax.xaxis)]

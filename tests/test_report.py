@@ -309,7 +309,7 @@ def test_a_report_runs_fails_and_is_drawn_anew(project, capfd):
     failed = project / "executed" / "failed" / "part1.html"
     with pytest.raises(UserError) as error:
         report.run_notebook(1, profile="full", parameters={**settings, "mode": "break"})
-    line = "part 1 failed: ValueError: no <good> (see executed/failed/part1.html)"
+    line = "part1 failed: ValueError: no <good> (see executed/failed/part1.html)"
     assert str(error.value) == line
     text = failed.read_text()
     assert "ValueError: no &lt;good&gt;" in text.split("<h1")[0]
@@ -365,7 +365,7 @@ def test_a_whole_number_will_do_for_a_float(project):
 
 def test_a_part_without_a_notebook_is_refused(project):
     assert report.parts() == [1]
-    with pytest.raises(UserError, match="part 2: no notebook"):
+    with pytest.raises(UserError, match="part2: no notebook"):
         report.run_notebook(2, profile="smoke")
 
 
