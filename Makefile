@@ -31,7 +31,7 @@ export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
 .PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab test fuzz \
-  lint clean
+  faults lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -130,6 +130,10 @@ test: env ## run the tests
 fuzz: env ## feed damaged files to what reads them: FUZZ=300 of each kind
 	@echo "==> feeding damaged files" >&2
 	@FUZZ=$${FUZZ:-300} .venv/bin/python -m pytest -s tests/test_fuzz.py $(ARGS)
+
+faults: env ## kill studies at random moments, KILLS=50 times, and compare what they find
+	@echo "==> killing studies" >&2
+	@KILLS=$${KILLS:-50} .venv/bin/python -m pytest -s tests/test_faults.py $(ARGS)
 
 lint: env ## check style and formatting
 	@echo "==> checking style" >&2

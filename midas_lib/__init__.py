@@ -3,4 +3,9 @@
 Importing the package is cheap: TensorFlow is loaded only by the modules that train or predict.
 """
 
+import os
+
+# Read when TensorFlow meets a GPU: runs may share one, so none takes all of its memory at once.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
 __version__ = "1.0.0"

@@ -84,25 +84,27 @@ class Outcome:
 def run_all(
     tasks: list[Task], *, jobs: int | None = None, fresh: bool = False, folder: Path | None = None
 ) -> list[Outcome]:
-    """Do the tasks, `jobs` at a time (default: one a core), each in a process of its own; or on the
-    Dask cluster whose scheduler's address the environment variable SCHEDULER gives.
+    """Do the tasks, `jobs` at a time (default: one a GPU, or one a core where there is none), each
+    in a process of its own; or on the Dask cluster whose scheduler's address the environment
+    variable SCHEDULER gives.
 
     Finished runs come from the store `folder` (default `config.RUNS`), unless `fresh`; of two
     tasks with one name, the second is the first's result. A run that fails does not stop the
     others: afterwards `RuntimeError` tells each one's settings and error. Raises `UserError` when
-    there is no scheduler at that address.
+    there is no scheduler at that address, or the store cannot be read or written.
     """
     folder = Path(folder or config.RUNS)
-    folder.mkdir(parents=True, exist_ok=True)
     names = [task.name for task in tasks]
-    found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
+    with _on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {} if fresh else {n: o for n in set(names) if (o := _load(folder / f"{n}.npz"))}
     todo = {name: task for name, task in zip(names, tasks, strict=True) if name not in found}
     if todo:
         address = os.environ.get("SCHEDULER")
         if address:
             done = _on_cluster(todo, folder, address)
         else:
-            done = _on_this_machine(todo, folder, jobs or os.cpu_count(), fresh)
+            done = _on_this_machine(todo, folder, jobs or _default_jobs(), fresh)
         errors = dict(tqdm(done, total=len(todo), desc="runs", mininterval=20))
         errors = {name: error for name, error in errors.items() if error}
         if errors:
@@ -157,6 +159,20 @@ def prune(folder: Path | None = None) -> list[Path]:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers
+
+
+def _default_jobs() -> int:
+    """One run for each GPU that TensorFlow sees, or for each core. A worker is asked, as this
+    process need not load TensorFlow, and only where there is a device to be seen."""
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return _workers(1).submit(_count_gpus).result() or os.cpu_count()
+    return os.cpu_count()
+
+
+def _count_gpus() -> int:
+    from midas_lib import train
+
+    return len(train.gpus())
 
 
 def _workers(count: int):
@@ -236,7 +252,8 @@ def _on_cluster(
         ]
         for call in distributed.as_completed(calls):
             if call.status == "finished":
-                _write(folder / f"{call.key}.npz", call.result())
+                with _on_disk(folder):
+                    _write(folder / f"{call.key}.npz", call.result())
                 yield call.key, None
             else:
                 yield call.key, _described(call.exception())
@@ -257,12 +274,14 @@ def _work(name: str, task: Task, folder: Path, fresh: bool) -> tuple[str, str | 
     """Do one task in a worker process, unless another process has done it meanwhile."""
     finished, partial = folder / f"{name}.npz", folder / f"{name}.part.npz"
     try:
-        with _lock(folder / f"{name}.lock"):
+        with _on_disk(folder), _lock(folder / f"{name}.lock"):
             if not fresh and _load(finished):
                 return name, None
             state = None if fresh else _read(partial)
             _write(finished, _train(task, state, lambda state: _write(partial, state)))
             partial.unlink(missing_ok=True)
+    except UserError:  # other runs would fare no better
+        raise
     except Exception as error:
         return name, _described(error)
     return name, None
@@ -283,6 +302,7 @@ def _train(
 
     keras.backend.clear_session()  # or the last run's graphs stay in memory
     train.set_threads(task.settings.threads)
+    train.take_gpu()
     run = train.fit(
         task.examples, task.classes, task.settings, task.held_out, task.start, state, save
     )
@@ -322,12 +342,19 @@ def _load(path: Path) -> Outcome | None:
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """An entry's arrays, each verified by the archive's checksum; a damaged entry is set aside."""
     try:
-        with np.load(path) as stored:
-            return dict(stored)
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        path.replace(path.with_suffix(".damaged"))
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # To its end, where the checksum is compared, before anything believes what it says.
+            stored = {name: archive.read(name) for name in archive.namelist()}
+        if len(stored) != int.from_bytes(content[-12:-10], "little"):  # of the archive's end record
+            raise zipfile.BadZipFile("members are missing")
+        return {name.removesuffix(".npy"): np.load(io.BytesIO(c)) for name, c in stored.items()}
+    except Exception:  # damage trips zipfile and numpy up in many ways
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            path.replace(path.with_suffix(".damaged"))
         return None
 
 
@@ -343,6 +370,16 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    """Tells the user what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: {reason}; finished runs are kept, mend it and go on") from None
 
 
 @contextlib.contextmanager

@@ -395,6 +395,15 @@ def _convert_npz(path: Path, targets: list[Path]) -> None:
         standin.write_idx(target, array)
 
 
+class _Limited(io.BufferedWriter):
+    """A file that takes no more than an archive may hold, however much a server sends."""
+
+    def write(self, content) -> int:
+        if self.tell() + len(content) > MAX_BYTES:
+            raise UnavailableError(f"refused: over {MAX_BYTES:,} bytes")
+        return super().write(content)
+
+
 def _download(url: str, path: Path) -> None:
     """Download `url` to `path`; raises `UnavailableError` with the reason in a few words."""
     try:
@@ -415,13 +424,16 @@ def _download(url: str, path: Path) -> None:
             time.sleep(attempt * PAUSE_SECONDS)
         try:
             # disable=None: no bar where standard error is not a terminal
-            with tqdm(total=1, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+            with (
+                tqdm(total=1, unit="B", unit_scale=True, desc=path.name, disable=None) as bar,
+                _Limited(io.FileIO(path, "w")) as file,
+            ):
                 pooch.HTTPDownloader(
                     progressbar=bar,
                     chunk_size=2**16,
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
                     headers={"Accept-Encoding": "identity"},  # a .gz must arrive as it is
-                )(url, str(path), None)
+                )(url, file, None)
             return
         except OSError as error:
             if not hasattr(error, "response"):
@@ -430,6 +442,8 @@ def _download(url: str, path: Path) -> None:
             reason = f"{type(error).__name__}{f' {status}' if status else ''}"
             if status and status < 500 and status != 429:
                 break
+        except ValueError as error:  # of a Content-Length that is no number
+            reason = str(error)
     raise UnavailableError(f"download failed ({reason})")
 
 

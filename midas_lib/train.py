@@ -1,9 +1,15 @@
 """Training: one network, one set of settings, one result that repeats bit for bit."""
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import itertools
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -36,6 +42,24 @@ def set_threads(count: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
+
+
+def gpus() -> list:
+    """The GPUs that TensorFlow sees."""
+    return tf.config.list_physical_devices("GPU")
+
+
+@functools.cache  # once in a process
+def take_gpu() -> None:
+    """Keep to one GPU that no other process has taken, where TensorFlow sees any; only before it
+    has run anything. The lock is this process's as long as it lives."""
+    for number, gpu in enumerate(gpus()):
+        path = Path(tempfile.gettempdir(), f"midas-{os.getuid()}-gpu{number}.lock")
+        lock = os.open(path, os.O_CREAT | os.O_RDWR)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tf.config.set_visible_devices(gpu, "GPU")
+            return
 
 
 def learning_rates(training: Training, steps: int) -> np.ndarray:

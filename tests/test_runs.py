@@ -2,14 +2,17 @@
 
 import dataclasses
 import fcntl
+import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -17,7 +20,7 @@ import pytest
 
 from midas_lib import config, runs
 from midas_lib.__main__ import main
-from midas_lib.config import Network, Settings, Training, vary
+from midas_lib.config import Network, Settings, Training, UserError, vary
 from midas_lib.data import Examples
 
 SETTINGS = Settings(network=Network(width=0.25, depth=(1, 1, 1)), training=Training(epochs=2))
@@ -148,18 +151,81 @@ def test_a_killed_study_ends_its_workers_and_keeps_what_was_done(tmp_path):
     assert len(state["history_loss"]) == int(state["epochs"])
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "entry.npz"
-    runs._write(path, {"a": np.arange(3)})
+def test_by_default_there_is_a_run_for_each_gpu_or_core(monkeypatch):
+    cores = os.cpu_count()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    assert runs._default_jobs() == cores
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(("nvidia0",)))  # seen, or not, by TensorFlow
+    for seen, jobs in ((2, 2), (0, cores)):
+        monkeypatch.setattr(runs, "_count_gpus", functools.partial(int, seen))
+        assert runs._default_jobs() == jobs
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        runs._write(path, {"a": np.arange(9)})
-    assert runs._read(path)["a"].tolist() == [0, 1, 2]
-    assert [p.name for p in tmp_path.iterdir()] == ["entry.npz"]
+# -- damage, and disks that refuse
+
+STORED = {"weight_0": np.arange(1500, dtype=np.float32).reshape(50, 30), "seconds": np.array(1.5)}
+
+
+def damaged(content, count):
+    """So many of a file's bytes one by one with a bit flipped, and ends cut off, and all."""
+    rng = np.random.default_rng(0)
+    rows = (b"(50, 30)", b"(50, 20)")  # fewer than there are, before any checksum is met
+    yield content.replace(*rows)
+    yield b""
+    for at in rng.integers(len(content), size=count):
+        yield content[:at]
+        yield content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :]
+    for at in range(len(content) - 200, len(content)):  # the directory of what is in it
+        yield content[:at] + bytes([content[at] ^ 1 << rng.integers(8)]) + content[at + 1 :]
+
+
+def test_whatever_is_damaged_is_set_aside_or_does_not_matter(tmp_path):
+    entry = tmp_path / "entry.npz"
+    runs._write(entry, STORED)
+    aside, whole = 0, entry.read_bytes()
+    for content in damaged(whole, 300):
+        assert content != whole
+        entry.write_bytes(content)
+        found = runs._read(entry)
+        if found is None:
+            aside += 1
+            assert entry.with_suffix(".damaged").read_bytes() == content
+            assert not entry.exists()
+        else:  # a date, say
+            assert found.keys() == STORED.keys()
+            assert all(np.array_equal(found[name], STORED[name]) for name in STORED)
+    assert aside > 700
+
+
+def done(task, state, save):
+    """In place of `runs._train`: no training."""
+    return {"weight_0": np.zeros(task.settings.seed * 1000), "seconds": np.array(0.0)}
+
+
+def test_a_full_disk_is_told_in_a_line_and_keeps_what_was_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_train", done)
+    small, large = task(seed=1), task(seed=9)
+    assert runs._work(small.name, small, tmp_path, False) == (small.name, None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError) as failure:
+            runs._work(large.name, large, tmp_path, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(failure.value).startswith(f"{tmp_path}: File too large; finished runs are kept")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{small.name}.npz"]
+    assert runs._work(large.name, large, tmp_path, False) == (large.name, None)
+    assert len(runs.finished(tmp_path)) == 2
+
+
+def test_a_store_that_cannot_be_written_stops_the_study_and_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{tmp_path}/file/runs: Not a directory; finished runs"):
+        runs.run_all([task()], jobs=1, folder=tmp_path / "file" / "runs")
+    (tmp_path / f"{task().name}.lock").mkdir()  # what only a worker meets
+    with pytest.raises(UserError, match=f"{tmp_path}: Is a directory; finished runs are kept"):
+        runs.run_all([task()], jobs=1, folder=tmp_path)
 
 
 # -- looking after the store

@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 
 from midas_lib import config, sources, standin
+from midas_lib.__main__ import main
 from midas_lib.config import UserError
 
 MEMBERS = {
@@ -201,7 +203,35 @@ def test_unreadable_mirror_is_an_error_naming_it(tmp_path, server):
     assert left_in(tmp_path) == []
 
 
+def silence(handler):
+    """Take the question and answer nothing."""
+    time.sleep(1.5 * sources.READ_SECONDS)
+
+
+def babble(handler):
+    handler.wfile.write(b"220 this is no web server\r\n")
+
+
+def endless(handler):
+    """Send more than any archive holds, without having said how much there is."""
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(10**4):
+        handler.wfile.write(bytes(10**4))
+
+
 BAD_PAGES = {
+    "silent": (silence, "ConnectionError|ReadTimeout"),
+    "no web server": (babble, "download failed"),
+    "endless": (endless, "refused: over 1,000,000 bytes"),
+    "longer than it says": (reply(200, GOOD, length=len(GOOD) - 30), "cut short"),
+    "length that is none": (reply(200, GOOD, length="many"), "download failed"),
+    "redirect to nonsense": (reply(302, b"", headers=[("Location", "http://[/")]), "download fail"),
+    "redirect to a file": (
+        reply(302, b"", headers=[("Location", "file:///etc/passwd")]),
+        "download failed",
+    ),
+    "compressed, it says": (reply(200, GOOD, headers=[("Content-Encoding", "gzip")]), "Decoding"),
     "missing": (reply(404, b"no"), "HTTPError 404"),
     "web page": (reply(200, b"<!doctype html>no"), "a web page"),
     "cut short": (reply(200, GOOD[:-30], length=len(GOOD)), "download failed"),
@@ -216,17 +246,33 @@ BAD_PAGES = {
 
 
 @pytest.mark.parametrize("kind", BAD_PAGES)
-def test_bad_download_is_refused_and_the_next_source_tried(tmp_path, server, kind):
+def test_bad_download_is_refused_and_the_next_source_tried(tmp_path, server, monkeypatch, kind):
+    monkeypatch.setattr(sources, "MAX_BYTES", 10**6)
     page, reason = BAD_PAGES[kind]
     server.pages = {"/bad": page, "/" + NAME: reply(200, GOOD)}
     urls = [("original", server.url + "bad"), ("original", server.url + NAME)]
     with pytest.raises(UserError) as failure:
         fetch(tmp_path, urls[:1], profile="full")
-    assert reason in str(failure.value)
+    assert re.search(reason, str(failure.value))
     assert server.url + "bad" in str(failure.value)
     assert left_in(tmp_path) == []
     assert fetch(tmp_path, urls).source == "original"
     assert (tmp_path / NAME).read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("kind", BAD_PAGES)
+def test_a_bad_download_costs_the_user_a_line(tmp_path, server, monkeypatch, capsys, kind):
+    monkeypatch.setattr(sources, "MAX_BYTES", 10**6)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    archive = dataclasses.replace(
+        sources.ARCHIVES["characters"], urls=(("original", server.url + "bad"),)
+    )
+    monkeypatch.setitem(sources.ARCHIVES, "characters", archive)
+    server.pages["/bad"], _ = BAD_PAGES[kind]
+    assert main(["fetch", "--profile", "full", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"midas_lib: {NAME} not found .*{server.url}bad: .*\n", err)
 
 
 def test_passing_errors_are_retried_lasting_ones_not(tmp_path, server):

@@ -1,6 +1,7 @@
 """Training: it learns, it repeats bit for bit, and it goes on where it was interrupted."""
 
 import dataclasses
+import tempfile
 
 import numpy as np
 import pytest
@@ -374,3 +375,16 @@ def test_targets_are_sharpened_and_classes_no_longer_balanced_after_the_blunt_sh
     for step, sharpening, balance in ((0, 1, 0.5), (2, 1, 0.5), (6, 2, 0.25), (10, 3, 0)):
         found = float(trainer._loss(targets, logits, tf.constant(step)))
         assert found == pytest.approx(expected(sharpening, balance), rel=1e-5)
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+def test_each_process_keeps_to_a_gpu_of_its_own(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(train, "gpus", lambda: ["first", "second"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpu, kind: taken.append(gpu))
+    for _ in range(3):  # as three processes would
+        train.take_gpu.__wrapped__()
+    assert taken == ["first", "second"]
