@@ -65,14 +65,14 @@ class Plan:
     compared_epochs: int = 4
     compared_seeds: int = 3
     redrawn_images: int = 30_000
-    redrawn_epochs: int = 8
+    redrawn_epochs: int = 5
     epochs: int = 8
     second_epochs: int = 6
     seeds: int = 5
     pretrained_seeds: int = 3
     sizes: tuple[int, ...] = (1000, 5000, 20_000)
     leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
-    leak_epochs: int = 4
+    leak_epochs: int = 2
     side_seeds: int = 1
     side_steps: int = 4000
     pretraining_epochs: int = 60
