@@ -89,10 +89,10 @@ PLANS = {
         pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
     ),
     "standard": Plan(
-        images=30_000, naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=2,
-        compared_seeds=1, redrawn_images=3000, redrawn_epochs=2, epochs=2, second_epochs=1,
+        images=20_000, naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=1,
+        compared_seeds=1, redrawn_images=3000, redrawn_epochs=1, epochs=2, second_epochs=1,
         seeds=1, pretrained_seeds=1, sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1,
-        side_seeds=1, side_steps=300, pretraining_epochs=25, audited=5000,
+        side_seeds=1, side_steps=300, pretraining_epochs=15, audited=5000,
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -291,8 +291,9 @@ class _Study(common.Stages):
         some = Examples(pictures=given.pictures[:count], labels=folders[:count])
         others = Examples(pictures=given.pictures[count:], labels=known[count:])
         settings = vary(
-            self.weak_settings, training__epochs=self.plan.redrawn_epochs, training__leak=leak
-        )
+            self.weak_settings, training__epochs=self.plan.redrawn_epochs, training__leak=leak,
+            training__checks=(1, 1),
+        )  # fmt: skip
         return self.train(
             {
                 when: runs.Task(
