@@ -64,8 +64,8 @@ def posterior(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
 
 def imbalance(logits):
     """How far a batch's mean probabilities are from an even share for each class: the divergence
-    of the one from the other, in nats (Tanaka et al. 2018). It keeps self-training
-    from calling everything one class."""
+    of the one from the other, in nats (Tanaka et al. 2018). It keeps self-training from calling
+    everything one class."""
     mean = ops.mean(ops.softmax(logits), 0)
     return -ops.mean(ops.log(logits.shape[-1] * mean + 1e-7))
 

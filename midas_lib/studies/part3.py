@@ -242,8 +242,8 @@ class _Study(common.Stages):
         )
 
     def second(self, weak: dict, leak: float) -> dict:
-        """(start, seed) -> the outcome of going on, the targets sharpened from the first step: the
-        labels recovered, revised at each."""
+        """(start, seed) -> the outcome of going on, sharpening growing from the first step: the
+        targets are the labels recovered, revised at each."""
         return self.train(
             {
                 (start, seed): runs.Task(
