@@ -527,11 +527,7 @@ def convergence(curves):
     ax = figure.subplots()
     for (steps, errors), style in zip(curves.values(), _styles(curves), strict=True):
         _band(ax, steps, *_range(errors), style | {"markevery": 0.1})
-    ax.set(xlabel="Training steps (log scale)", ylabel="Validation error (log scale)")
-    _log_ticks(ax.xaxis, ax.yaxis)
-    _as_count(ax.xaxis)
-    _as_percent(ax.yaxis)
-    _label_ends(ax)
+    _error_axes(ax, "Training steps", "Validation error")
     return figure
 
 
@@ -597,11 +593,7 @@ def race(curves):
                 np.maximum(errors, 1e-4),
                 **style | name | {"linewidth": 1.2, "markersize": 4},
             )
-    ax.set(xlabel="Seconds of training (log scale)", ylabel="Test error (log scale)")
-    _log_ticks(ax.xaxis, ax.yaxis)
-    _as_count(ax.xaxis)
-    _as_percent(ax.yaxis)
-    _label_ends(ax)
+    _error_axes(ax, "Seconds of training", "Test error")
     return figure
 
 
@@ -832,6 +824,15 @@ def _band(ax, x, middle, lows, highs, style):
     (line,) = ax.plot(x, middle, **style)
     line.bounds = np.column_stack([lows, highs])  # a page shows them under the pointer
     ax.fill_between(x, lows, highs, color=style["color"], alpha=0.15, lw=0)
+
+
+def _error_axes(ax, across, up):
+    """Logarithmic axes of a count and of a share of errors, and the lines' labels."""
+    ax.set(xlabel=f"{across} (log scale)", ylabel=f"{up} (log scale)")
+    _log_ticks(ax.xaxis, ax.yaxis)
+    _as_count(ax.xaxis)
+    _as_percent(ax.yaxis)
+    _label_ends(ax)
 
 
 def _label_ends(ax):
