@@ -53,8 +53,7 @@ def pictures(examples):
 def test_nothing_held_out_is_trained_on(study):
     starts = study.starts()
     study.main(starts)
-    study.few_labels(starts)
-    study.variants(starts)
+    study.train_together(study.few_labels(starts), study.variants(starts))
     held_out, test = pictures(study.inputs.validation), pictures(study.inputs.test)
     for task in study.tasks:
         trained_on = pictures(task.examples)
@@ -83,7 +82,7 @@ def test_the_starts_of_a_seed_differ_in_their_weights_alone(study):
 def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
     study_starts = study.starts()
     del study.tasks[:]
-    study.few_labels(study_starts)
+    study.train(study.few_labels(study_starts))
     for size in study.plan.sizes:
         for seed in study.seeds:
             same = [
@@ -112,7 +111,8 @@ def test_the_digits_follow_the_characters(study):
 
 
 def test_every_depth_is_transplanted_with_a_new_head(study):
-    found = study.variants(study.starts())
+    found = study.train(study.variants(study.starts()))
+    found |= study.train(study.probed(found))
     depths = study.plan.copied
     kinds = {f"{kind}/{k}" for kind in ("fine-tuned", "frozen") for k in depths}
     assert {variant for variant, _ in found} == kinds | {*part2.VARIANTS, "probe, then fine-tuned"}
@@ -123,10 +123,10 @@ def test_every_depth_is_transplanted_with_a_new_head(study):
 def test_the_summary_counts_what_the_answers_say(study):
     starts = study.starts()
     main = study.main(starts)
-    few, variants = study.few_labels(starts), study.variants(starts)
-    results, arrays = part2._summary(
-        study, starts, main, study.best(starts, "random"), few, variants
+    best, few, variants = study.train_together(
+        study.best(starts, "random"), study.few_labels(starts), study.variants(starts)
     )
+    results, arrays = part2._summary(study, starts, main, best, few, variants)
     n = len(study.inputs.test.labels)
     for arm in (*part2.STARTS, "best"):
         assert [run["test_accuracy"] for run in results["arms"][arm]["runs"]] == [1 - 1 / n] * 2

@@ -46,10 +46,12 @@ def stages(inputs, monkeypatch):
     pretrained = study.pretrained()
     starts = {("random", s): None for s in pretrained}
     starts |= {("pretrained", s): tuple(o.weights) for s, o in pretrained.items()}
-    naive, compared = study.naive(starts), study.compared(0.001)
-    weak = study.weak(starts, 0.001)
-    second, hard, sized = study.second(weak, 0.001), study.hard(weak, 0.001), study.sized(0.001)
-    study.redrawn(weak, 0.001)
+    naive, compared, weak, sized = study.train_together(
+        study.naive(starts), study.compared(0.001), study.weak(starts, 0.001), study.sized(0.001)
+    )
+    second, hard, _ = study.train_together(
+        study.second(weak, 0.001), study.hard(weak, 0.001), study.redrawn(weak, 0.001)
+    )
     return study, tasks, (pretrained, naive, compared, weak, second, hard, sized)
 
 

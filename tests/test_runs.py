@@ -143,7 +143,9 @@ def test_a_killed_study_ends_its_workers_and_keeps_what_was_done(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert workers
-    assert psutil.wait_procs(workers, timeout=2)[1] == []
+    alive = psutil.wait_procs(workers, timeout=2)[1]
+    # An orphan stays a zombie where the first process of a container reaps none.
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
     assert partial.exists()
     assert not (tmp_path / f"{long.name}.npz").exists()
     state = runs._read(partial)

@@ -24,6 +24,12 @@ class Stages:
         self.done += outcomes
         return dict(zip(tasks, outcomes, strict=True))
 
+    def train_together(self, *groups: dict) -> list[dict]:
+        """As `train`, for each of several groups: no core is idle while one group ends."""
+        tasks = {(i, key): task for i, group in enumerate(groups) for key, task in group.items()}
+        outcomes = self.train(tasks)
+        return [{key: outcomes[i, key] for key in group} for i, group in enumerate(groups)]
+
     def counts(self) -> dict:
         """How many runs the results rest on, and how many of them the store already held."""
         return {"runs": len(self.done), "reused_runs": sum(o.reused for o in self.done)}

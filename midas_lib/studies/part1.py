@@ -103,7 +103,7 @@ PLANS = {
     ),
     "standard": Plan(
         epochs=10, partitions=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
-        variants=1, sizes=(10,),
+        groups=3, variants=1, sizes=(10,),
     ),
     "full": Plan(),
 }  # fmt: skip

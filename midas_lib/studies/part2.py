@@ -241,39 +241,35 @@ class _Study(common.Stages):
         )
 
     def best(self, starts: dict, start: str) -> dict:
-        """seed -> the outcome of a longer training on all training images, from the start that
+        """seed -> the task of a longer training on all training images, from the start that
         was best on the validation part."""
-        return self.train(
-            {
-                seed: runs.Task(
-                    settings=vary(self.longer, seed=seed),
-                    examples=self.inputs.everything,
-                    classes=10,
-                    start=common.first_classes(starts[start, seed], 10),
-                    tests={"mnist": self.inputs.test},
-                )
-                for seed in self.seeds
-            }
-        )
+        return {
+            seed: runs.Task(
+                settings=vary(self.longer, seed=seed),
+                examples=self.inputs.everything,
+                classes=10,
+                start=common.first_classes(starts[start, seed], 10),
+                tests={"mnist": self.inputs.test},
+            )
+            for seed in self.seeds
+        }
 
     def few_labels(self, starts: dict) -> dict:
-        """(start, size, draw) -> the outcome of training on so many labelled images."""
-        return self.train(
-            {
-                (start, size, draw): self._few(
-                    data.balanced(self.inputs.everything.labels, size, draw),
-                    draw,
-                    starts[start, draw],
-                    self.plan.few_steps,
-                )
-                for start in self.plan.few_starts
-                for size in self.plan.sizes
-                for draw in self.seeds
-            }
-        )
+        """(start, size, draw) -> the task of training on so many labelled images."""
+        return {
+            (start, size, draw): self._few(
+                data.balanced(self.inputs.everything.labels, size, draw),
+                draw,
+                starts[start, draw],
+                self.plan.few_steps,
+            )
+            for start in self.plan.few_starts
+            for size in self.plan.sizes
+            for draw in self.seeds
+        }
 
     def variants(self, starts: dict) -> dict:
-        """(variant, seed) -> the outcome of another way to go on from the digits' network; the
+        """(variant, seed) -> the task of another way to go on from the digits' network; the
         variant "fine-tuned/3" starts with its first 3 convolutions alone, "frozen/3" keeps them."""
         changes = dict(VARIANTS)
         for layers in self.plan.copied:
@@ -281,21 +277,23 @@ class _Study(common.Stages):
             changes[f"fine-tuned/{layers}"] = some
             changes[f"frozen/{layers}"] = some | {"transfer__frozen": True}
 
-        def task(seed, start, **change):
-            rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
-            # Another seed than pre-training's, or a new layer would be the one it began with.
-            return self._few(rows, seed + 100, start, self.plan.variant_steps, **change)
+        return {
+            (variant, seed): self._variant(seed, starts["digits", seed], **change)
+            for variant, change in changes.items()
+            for seed in range(self.plan.variant_seeds)
+        }
 
-        seeds = range(self.plan.variant_seeds)
-        found = self.train(
-            {
-                (variant, seed): task(seed, starts["digits", seed], **change)
-                for variant, change in changes.items()
-                for seed in seeds
-            }
-        )
-        probed = {("probe, then fine-tuned", seed): found["linear probe", seed] for seed in seeds}
-        return found | self.train({key: task(key[1], probe) for key, probe in probed.items()})
+    def probed(self, variants: dict) -> dict:
+        """(variant, seed) -> the task of fine-tuning what a linear probe ended with."""
+        return {
+            ("probe, then fine-tuned", seed): self._variant(seed, variants["linear probe", seed])
+            for seed in range(self.plan.variant_seeds)
+        }
+
+    def _variant(self, seed, start, **change) -> runs.Task:
+        rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
+        # Another seed than pre-training's, or a new layer would be the one it began with.
+        return self._few(rows, seed + 100, start, self.plan.variant_steps, **change)
 
     def _few(self, rows, seed, start, least, **changes) -> runs.Task:
         """A training on few rows: they are repeated, so that an epoch is not too short, and passed
@@ -339,8 +337,10 @@ def run(
     chosen = max(
         plan.starts, key=lambda start: np.mean([_validation(main[start, s]) for s in study.seeds])
     )
-    best = study.best(starts, chosen)
-    few, variants = study.few_labels(starts), study.variants(starts)
+    best, few, variants = study.train_together(
+        study.best(starts, chosen), study.few_labels(starts), study.variants(starts)
+    )
+    variants |= study.train(study.probed(variants))
     results, arrays = _summary(study, starts, main, best, few, variants)
     results["chosen_start"] = chosen
     inside, more = _inside(study, starts, main)

@@ -185,99 +185,89 @@ class _Study(common.Stages):
         )
 
     def naive(self, starts: dict) -> dict:
-        """(start, seed) -> the outcome of believing the folders."""
-        return self.train(
-            {
-                (start, seed): runs.Task(
-                    settings=vary(self.naive_settings, seed=seed),
-                    examples=self.rest,
-                    held_out=self.drawn,
-                    classes=10,
-                    start=starts[start, seed],
-                    tests=self.tests,
-                )
-                for start in STARTS
-                for seed in range(self.plan.naive_seeds)
-            }
-        )
+        """(start, seed) -> the task of believing the folders."""
+        return {
+            (start, seed): runs.Task(
+                settings=vary(self.naive_settings, seed=seed),
+                examples=self.rest,
+                held_out=self.drawn,
+                classes=10,
+                start=starts[start, seed],
+                tests=self.tests,
+            )
+            for start in STARTS
+            for seed in range(self.plan.naive_seeds)
+        }
 
     def compared(self, leak: float) -> dict:
-        """(loss, seed) -> the outcome of a short training on fewer pictures."""
+        """(loss, seed) -> the task of a short training on fewer pictures."""
         plan = self.plan
         some = self.rest.take(np.arange(min(plan.compared_images, len(self.rest.labels))))
         settings = vary(
             self.naive_settings, training__epochs=plan.compared_epochs, training__leak=leak
         )
-        return self.train(
-            {
-                (loss, seed): runs.Task(
-                    settings=vary(settings, seed=seed, **changes),
-                    examples=some,
-                    held_out=self.kept,
-                    classes=10,
-                    tests=self.tests,
-                )
-                for loss, changes in LOSSES.items()
-                for seed in range(plan.compared_seeds)
-            }
-        )
+        return {
+            (loss, seed): runs.Task(
+                settings=vary(settings, seed=seed, **changes),
+                examples=some,
+                held_out=self.kept,
+                classes=10,
+                tests=self.tests,
+            )
+            for loss, changes in LOSSES.items()
+            for seed in range(plan.compared_seeds)
+        }
 
     def weak(self, starts: dict, leak: float) -> dict:
-        """(start, seed) -> the outcome of the strongest arms' first stage."""
-        return self.train(
-            {
-                (start, seed): runs.Task(
-                    settings=vary(self.weak_settings, seed=seed, training__leak=leak),
-                    examples=self.inputs.given,
-                    held_out=self.drawn,
-                    classes=10,
-                    start=starts[start, seed],
-                    tests=self.tests | {"given": self.inputs.given},
-                )
-                for start, seeds in zip(
-                    STARTS, (self.plan.seeds, self.plan.pretrained_seeds), strict=True
-                )
-                for seed in range(seeds)
-            }
-        )
+        """(start, seed) -> the task of the strongest arms' first stage."""
+        return {
+            (start, seed): runs.Task(
+                settings=vary(self.weak_settings, seed=seed, training__leak=leak),
+                examples=self.inputs.given,
+                held_out=self.drawn,
+                classes=10,
+                start=starts[start, seed],
+                tests=self.tests | {"given": self.inputs.given},
+            )
+            for start, seeds in zip(
+                STARTS, (self.plan.seeds, self.plan.pretrained_seeds), strict=True
+            )
+            for seed in range(seeds)
+        }
 
     def second(self, weak: dict, leak: float) -> dict:
-        """(start, seed) -> the outcome of going on, sharpening growing from the first step: the
+        """(start, seed) -> the task of going on, sharpening growing from the first step: the
         targets are the labels recovered, revised at each."""
-        return self.train(
-            {
-                (start, seed): runs.Task(
-                    settings=vary(self.second_settings, seed=seed, training__leak=leak),
-                    examples=self.inputs.given,
-                    held_out=self.drawn,
-                    classes=10,
-                    start=tuple(outcome.weights),
-                    tests=self.tests | {"given": self.inputs.given},
-                )
-                for (start, seed), outcome in weak.items()
-            }
-        )
+        return {
+            (start, seed): runs.Task(
+                settings=vary(self.second_settings, seed=seed, training__leak=leak),
+                examples=self.inputs.given,
+                held_out=self.drawn,
+                classes=10,
+                start=tuple(outcome.weights),
+                tests=self.tests | {"given": self.inputs.given},
+            )
+            for (start, seed), outcome in weak.items()
+        }
 
     def hard(self, weak: dict, leak: float) -> dict:
-        """seed -> the outcome of going on, from a random start's first stage, with cross-entropy on
+        """seed -> the task of going on, from a random start's first stage, with cross-entropy on
         the labels that it recovered."""
         given = self.inputs.given
-        return self.train(
-            {
-                seed: runs.Task(
-                    settings=vary(self.hard_settings, seed=seed),
-                    examples=dataclasses.replace(
-                        given, labels=recover(outcome.tests["given"], given.labels, leak)
-                    ),
-                    held_out=self.drawn,
-                    classes=10,
-                    start=tuple(outcome.weights),
-                    tests=self.tests | {"given": given},
-                )
-                for (start, seed), outcome in weak.items()
-                if start == "random"
-            }
-        )
+        return {
+            seed: runs.Task(
+                settings=vary(self.hard_settings, seed=seed),
+                examples=dataclasses.replace(
+                    given, labels=recover(outcome.tests["given"], given.labels, leak)
+                ),
+                held_out=self.drawn,
+                classes=10,
+                start=tuple(outcome.weights),
+                tests=self.tests | {"given": given},
+            )
+            for (start, seed), outcome in weak.items()
+            if start == "random"
+        }
 
     def redrawn(self, weak: dict, leak: float) -> dict:
         """One of `TIMES` -> the outcome on folders drawn anew from the first network's recovered
@@ -294,17 +284,15 @@ class _Study(common.Stages):
             self.weak_settings, training__epochs=self.plan.redrawn_epochs, training__leak=leak,
             training__checks=(1, 1),
         )  # fmt: skip
-        return self.train(
-            {
-                when: runs.Task(
-                    settings=vary(settings, **changes), examples=some, held_out=others, classes=10
-                )
-                for when, changes in TIMES.items()
-            }
-        )
+        return {
+            when: runs.Task(
+                settings=vary(settings, **changes), examples=some, held_out=others, classes=10
+            )
+            for when, changes in TIMES.items()
+        }
 
     def sized(self, leak: float) -> dict:
-        """(size, draw) -> the outcome of the first stage, from a random start, on so many pictures,
+        """(size, draw) -> the task of the first stage, from a random start, on so many pictures,
         which are repeated so that there are enough steps."""
 
         def task(size, draw):
@@ -324,7 +312,7 @@ class _Study(common.Stages):
             )
 
         draws = range(self.plan.side_seeds)
-        return self.train({(size, d): task(size, d) for size in self.plan.sizes for d in draws})
+        return {(size, d): task(size, d) for size in self.plan.sizes for d in draws}
 
     def leaky(self, witness: np.ndarray) -> tuple[dict, dict]:
         """(leak, balance, seed) -> the outcome of the first stage, from a random start, with so
@@ -414,11 +402,12 @@ def run(
     leak = reckoned(found)
     starts = {("random", s): None for s in range(max(plan.seeds, plan.naive_seeds))}
     starts |= {("pretrained", s): common.first_classes(o, 10) for s, o in pretrained.items()}
-    naive = study.naive(starts)
-    compared = study.compared(leak)
-    weak = study.weak(starts, leak)
-    second, hard = study.second(weak, leak), study.hard(weak, leak)
-    sized, redrawn = study.sized(leak), study.redrawn(weak, leak)
+    weak, naive, sized, compared = study.train_together(
+        study.weak(starts, leak), study.naive(starts), study.sized(leak), study.compared(leak)
+    )
+    second, hard, redrawn = study.train_together(
+        study.second(weak, leak), study.hard(weak, leak), study.redrawn(weak, leak)
+    )
     leaky, audits = study.leaky(witness)
     results, arrays = _summary(study, pretrained, found, naive, compared, weak, second, hard, sized)
     results["redrawn"] = [
