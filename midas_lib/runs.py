@@ -145,10 +145,15 @@ def details(path: Path) -> dict:
 
 
 def prune(folder: Path | None = None) -> list[Path]:
-    """Remove what no run needs: damaged entries, temporary files, locks that nobody holds, and
-    states of runs that were finished since. Returns what was removed."""
+    """Remove what no run needs: damaged entries, temporary files an hour old (a younger one may be
+    in the making), locks that nobody holds, and states of runs that were finished since. Returns
+    what was removed."""
     folder = Path(folder or config.RUNS)
-    leftovers = [*folder.glob("*.damaged"), *folder.glob("*.tmp")]
+    leftovers = list(folder.glob("*.damaged"))
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was in the making, and is made
+            if time.time() - path.stat().st_mtime > 3600:
+                leftovers.append(path)
     for state in folder.glob("*.part.npz"):
         if (folder / state.name.replace(".part", "")).exists():
             leftovers.append(state)

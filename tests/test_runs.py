@@ -282,10 +282,12 @@ def test_the_store_tells_what_it_holds_and_finds_damage(tmp_path, monkeypatch, c
 def test_pruning_takes_what_no_run_needs_and_nothing_else(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "RUNS", tmp_path)
     useless = ("a.part.npz", "b.damaged", "c.tmp", "d.lock")
-    for name in ("a.npz", "e.part.npz", "f.lock", *useless):
+    kept = ["a.npz", "e.part.npz", "f.lock", "young.tmp"]
+    for name in (*kept, *useless):
         (tmp_path / name).touch()
+    os.utime(tmp_path / "c.tmp", (0, 0))
     with (tmp_path / "f.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert main(["runs", "prune", "--json"]) == 0
     assert sorted(json.loads(capsys.readouterr().out)) == sorted(useless)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "e.part.npz", "f.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
