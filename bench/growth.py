@@ -14,7 +14,7 @@ from midas_lib.config import Settings, vary
 from midas_lib.data import Examples
 
 SETTINGS = vary(Settings(), network__width=0.5, training__epochs=1)
-IMAGES, SIZES, CLASSES = (500, 1000, 2000, 4000), (14, 20, 28, 40), (10, 62, 250)
+IMAGES, SIZES, CLASSES = (4000, 8000, 16_000, 32_000), (14, 20, 28, 40), (10, 62, 250)
 FEW = 10 * SETTINGS.training.batch
 
 

@@ -40,7 +40,7 @@ class Plan:
     held_out: int = 5000
     steps: int = 60
     times: int = 5
-    runs: tuple[int, ...] = (2, 4, 8)
+    runs: tuple[int, ...] = (4, 8, 16, 32)
     part_profiles: tuple[str, ...] = ("smoke",)
     torch: str = sys.executable
 

@@ -62,6 +62,13 @@ class Examples:
         """The examples at an index array or boolean mask."""
         return Examples(pictures=self.pictures[where], labels=self.labels[where])
 
+    def join(self, other: "Examples") -> "Examples":
+        """These examples, then the other's."""
+        return Examples(
+            pictures=np.concatenate([self.pictures, other.pictures]),
+            labels=np.concatenate([self.labels, other.labels]),
+        )
+
 
 def load_characters(profile: str = "standard") -> ImageDataset:
     """The 62 classes of `trainPart1.zip`: scans of dark ink on light, uint8 (n, 225, 300).
@@ -191,10 +198,10 @@ def read_image(image, name: str = "image") -> np.ndarray:
         except OSError as error:
             raise UserError(f"{name}: {error.strerror}; give the path of an image file") from None
     if isinstance(image, bytes):
-        return _gray(_decode(image, name), name)
+        return _gray(_decode(image, name), name, cv2.COLOR_BGR2GRAY)
     if hasattr(image, "convert") and not image.mode.startswith("I"):  # 16 bits would be clipped
         image = image.convert("RGBA")
-    return _gray(np.asarray(image), name)
+    return _gray(np.asarray(image), name, cv2.COLOR_RGB2GRAY)
 
 
 def _decode(content: bytes, name: str) -> np.ndarray:
@@ -204,12 +211,10 @@ def _decode(content: bytes, name: str) -> np.ndarray:
         pixels = None
     if pixels is None:
         raise UserError(f"{name}: not a readable image; give a PNG, JPEG, BMP or TIFF file")
-    if pixels.ndim == 3:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     return pixels
 
 
-def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
+def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     colours = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
@@ -232,7 +237,7 @@ def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
         pixels = pixels.astype(np.float32) / full
     if colours:
         unit = 255.0 if pixels.dtype == np.uint8 else 1.0
-        gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
+        gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), conversion)
         if pixels.shape[2] == 4:
             opacity = pixels[..., 3] / unit
             on_white = gray * opacity + unit * (1 - opacity)

@@ -22,6 +22,9 @@ from midas_lib.studies import common
 # What a training on MNIST may start from. Beside random weights: networks trained on part 1's 400
 # digits, on its 62 classes, and on the 62 and then on the digits.
 STARTS = ("random", "digits", "characters", "characters-digits")
+# With few labels, one more way to use the digits: start from their network, and go on training on
+# them beside the labelled images.
+REHEARSED = "digits-rehearsed"
 MARGIN = 0.001  # starts whose accuracies differ by less are called equivalent
 VALIDATION_SEED = 2
 NETWORK = Network(width=0.5)  # part 1's depth; on MNIST's many images, half as wide for the time
@@ -66,7 +69,8 @@ class Plan:
     images, test_images: of MNIST's, None for all. validation: training images held out for curves
     and choices. epochs: of the main arms; best_epochs: of the arm that aims at accuracy alone.
     seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
-    images compared, from few_starts, for few_epochs epochs and few_steps steps at least.
+    images compared, from few_starts (starts, or `REHEARSED`), for few_epochs epochs and few_steps
+    steps at least.
     pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
     variant_images, variant_steps, variant_seeds: of the comparison of what is taken over; copied:
     the numbers of convolutions compared there. changes: on top of the settings.
@@ -82,7 +86,7 @@ class Plan:
     sizes: tuple[int, ...] = (
         10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000,
     )  # fmt: skip
-    few_starts: tuple[str, ...] = ("random", "digits")
+    few_starts: tuple[str, ...] = ("random", "digits", REHEARSED)
     few_epochs: int = 3
     few_steps: int = 600
     pretraining_epochs: int = 60
@@ -260,8 +264,9 @@ class _Study(common.Stages):
             (start, size, draw): self._few(
                 data.balanced(self.inputs.everything.labels, size, draw),
                 draw,
-                starts[start, draw],
+                starts["digits" if start == REHEARSED else start, draw],
                 self.plan.few_steps,
+                rehearsed=start == REHEARSED,
             )
             for start in self.plan.few_starts
             for size in self.plan.sizes
@@ -295,15 +300,23 @@ class _Study(common.Stages):
         # Another seed than pre-training's, or a new layer would be the one it began with.
         return self._few(rows, seed + 100, start, self.plan.variant_steps, **change)
 
-    def _few(self, rows, seed, start, least, **changes) -> runs.Task:
+    def _few(self, rows, seed, start, least, rehearsed=False, **changes) -> runs.Task:
         """A training on few rows: they are repeated, so that an epoch is not too short, and passed
-        over as often as gives at least so many steps."""
-        rows = np.tile(rows, max(1, 1280 // len(rows)))
-        steps = len(rows) // self.few.training.batch
+        over as often as gives at least so many steps. rehearsed: beside part 1's digits, likewise
+        repeated."""
+
+        def repeated(examples):
+            count = len(examples.labels)
+            return examples.take(np.tile(np.arange(count), max(1, 1280 // count)))
+
+        examples = repeated(self.inputs.everything.take(rows))
+        if rehearsed:
+            examples = examples.join(repeated(self.inputs.digits))
+        steps = len(examples.labels) // self.few.training.batch
         epochs = max(self.plan.few_epochs, math.ceil(least / steps))
         return runs.Task(
             settings=vary(self.few, seed=seed, training__epochs=epochs, **changes),
-            examples=self.inputs.everything.take(rows),
+            examples=examples,
             classes=10,
             start=common.first_classes(start, 10),
             tests={"mnist": self.inputs.test},
@@ -363,7 +376,8 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
         if "random" not in named or len(named) < 2 or not named <= set(STARTS):
             raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
         starts = tuple(start for start in STARTS if start in named)
-        plan = dataclasses.replace(plan, starts=starts, few_starts=starts)
+        rehearsed = (REHEARSED,) if "digits" in named else ()
+        plan = dataclasses.replace(plan, starts=starts, few_starts=starts + rehearsed)
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
             raise UserError(f"sizes={sizes}: give whole numbers separated by commas")
