@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = sorted((ROOT / "executed" / "results").glob("part?.json"))
+PUBLISHED = sorted((ROOT / "executed" / "results").glob("*.json"))
 
 
 @pytest.mark.parametrize("results", PUBLISHED, ids=lambda path: path.stem)
 def test_the_finding_is_the_results_files(results):
     finding = json.loads(results.read_text())["finding"]
-    assert finding in (ROOT / "README.md").read_text()
+    assert finding in " ".join((ROOT / "README.md").read_text().split())
