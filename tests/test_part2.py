@@ -83,14 +83,19 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
     study_starts = study.starts()
     del study.tasks[:]
     study.train(study.few_labels(study_starts))
+    digits = pictures(study.inputs.digits)
     for size in study.plan.sizes:
         for seed in study.seeds:
-            same = [
-                pictures(task.examples)
+            drawn = [
+                pictures(task.examples) - digits
                 for task in study.tasks
-                if task.settings.seed == seed and len(pictures(task.examples)) <= size
+                if task.settings.seed == seed
             ]
+            same = [draw for draw in drawn if len(draw) <= size]
             assert same.count(max(same, key=len)) == len(study.plan.few_starts)
+    rehearsing = [task for task in study.tasks if pictures(task.examples) >= digits]
+    assert len(rehearsing) == len(study.tasks) / len(study.plan.few_starts)
+    assert {task.start[0][0] for task in rehearsing} == {100 + seed for seed in study.seeds}
     steps = [
         len(task.examples.labels) // 64 * task.settings.training.epochs for task in study.tasks
     ]
