@@ -102,7 +102,7 @@ PLANS = {
         changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
     "standard": Plan(
-        epochs=10, partitions=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
+        epochs=8, partitions=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
         groups=3, variants=1, sizes=(10,),
     ),
     "full": Plan(),
