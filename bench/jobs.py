@@ -1,4 +1,4 @@
-"""What runs side by side gain, and what the run store costs: `python bench/jobs.py [--json]`.
+"""What runs side by side gain, and what the run store costs: `python -m bench.jobs [--json]`.
 
 Times the same trainings with one or two processes of one or two threads, then on one and on two
 workers of a Dask cluster on this machine (without the `distributed` package, that is left out). The
@@ -21,13 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from midas_lib import runs  # noqa: E402
-from midas_lib.config import vary  # noqa: E402
-from midas_lib.data import Examples  # noqa: E402
-from midas_lib.studies import part2  # noqa: E402
+from midas_lib import config, runs
+from midas_lib.config import vary
+from midas_lib.data import Examples
+from midas_lib.studies import part2
 
 
 def examples(count: int) -> Examples:
@@ -74,7 +71,7 @@ def cluster(workers: int):
             command = [sys.executable, "-m", f"distributed.cli.{program}", *options]
             command += ["--scheduler-file", file, "--no-dashboard", "--host", "127.0.0.1"]
             process = subprocess.Popen(
-                command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=folder,
+                command, env=os.environ | {"PYTHONPATH": str(config.ROOT)}, cwd=folder,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             stack.callback(process.wait)
@@ -127,7 +124,8 @@ def store_milliseconds(repeats: int) -> dict[str, float]:
     arrays = {f"weight_{i}": np.random.rand(4000).astype(np.float32) for i in range(30)}
     arrays |= {f"test_{name}": np.zeros((10_000, 10), np.float32) for name in task.tests}
     arrays |= {"seconds": np.array(60.0), "settings": np.array("{}")}
-    with tempfile.TemporaryDirectory(dir=ROOT / "checkpoints") as folder:  # the store's own disk
+    # On the store's own disk.
+    with tempfile.TemporaryDirectory(dir=config.ROOT / "checkpoints") as folder:
         entry = Path(folder, "entry.npz")
         steps = {
             "name": lambda: task.name,
