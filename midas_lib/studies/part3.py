@@ -270,7 +270,7 @@ class _Study(common.Stages):
         }
 
     def redrawn(self, weak: dict, leak: float) -> dict:
-        """One of `TIMES` -> the outcome on folders drawn anew from the first network's recovered
+        """One of `TIMES` -> the task on folders drawn anew from the first network's recovered
         labels, of some pictures; the others, with those labels, tell how good it is."""
         given = self.inputs.given
         known = recover(weak["random", 0].tests["given"], given.labels, leak)
