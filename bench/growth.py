@@ -14,7 +14,7 @@ from midas_lib.config import Settings, vary
 from midas_lib.data import Examples
 
 SETTINGS = vary(Settings(), network__width=0.5, training__epochs=1)
-IMAGES, SIZES, CLASSES = (4000, 8000, 16_000, 32_000), (14, 20, 28, 40), (10, 62, 250)
+SIZES, CLASSES = (14, 20, 28, 40), (10, 62, 250)
 FEW = 10 * SETTINGS.training.batch
 
 
@@ -24,7 +24,7 @@ def run(plan: Plan) -> dict:
     included. images: one epoch of `train.fit`, compiling included. size, classes: a step."""
     costs = {
         "runs": (plan.runs, _of_runs),
-        "images": (IMAGES, _of_images),
+        "images": (plan.growing, _of_images),
         "size": (SIZES, lambda size: _of_step(noise(FEW, size, 10), 10)),
         "classes": (CLASSES, lambda classes: _of_step(noise(FEW, 28, classes), classes)),
     }

@@ -29,7 +29,7 @@ class Plan:
     """heats: races. data: the profile whose archives are drawn where there are no real ones.
     images, test_images: of MNIST, None for all. held_out: training images kept from training to
     compare networks. steps: timed of a training. times: how often a command is timed. runs:
-    numbers of whole runs whose cost is compared.
+    numbers of whole runs whose cost is compared; growing: numbers of images, likewise.
     part_profiles: of the reports whose time and memory are measured. torch: the Python that runs
     the PyTorch peer."""
 
@@ -41,6 +41,7 @@ class Plan:
     steps: int = 60
     times: int = 5
     runs: tuple[int, ...] = (4, 8, 16, 32)
+    growing: tuple[int, ...] = (4000, 8000, 16_000, 32_000)
     part_profiles: tuple[str, ...] = ("smoke",)
     torch: str = sys.executable
 
@@ -52,7 +53,7 @@ PLANS = {
     "smoke": Plan(
         heats=(Heat(targets=(0.5,), horizon=20.0, repeats=1),),
         data="smoke", images=1000, test_images=200, held_out=200, steps=5, times=1, runs=(1, 2),
-        part_profiles=(),
+        growing=(250, 500), part_profiles=(),
     ),
     "standard": Plan(heats=(dataclasses.replace(SHORT, repeats=2), LONG)),
     "full": Plan(heats=(SHORT, LONG)),
