@@ -51,9 +51,10 @@ def posterior(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
 
     logits: (2n, classes), the second views' below the first ones'. The target is the classes'
     posterior: the mean of the views' probabilities, times the label's probability given the class,
-    to the power `sharpening`, normalised; no gradient flows through it. With one view and no
-    sharpening it has `forward`'s gradient. Self-training on the possible classes is PRODEN's (Lv et
-    al. 2020), agreement between views after Wu et al. 2022.
+    to the power `sharpening`, normalised; no gradient flows through it. A row of zeros in `targets`
+    is a picture without a label. With one view and no sharpening it has `forward`'s gradient.
+    Self-training on the possible classes is PRODEN's (Lv et al. 2020), agreement between views
+    after Wu et al. 2022.
     """
     one, other = ops.split(ops.softmax(logits), 2)
     likelihood = leak * targets + (1 - leak) * (1 - targets) / (logits.shape[-1] - 1)

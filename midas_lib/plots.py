@@ -635,18 +635,29 @@ def robustness(frame):
 def label_efficiency(sizes, curves, zero_shot=None):
     """Test error against labelled images (sizes,): {arm: (means, lows, highs)}, each (sizes,).
 
-    All are accuracies. `zero_shot`, {arm: accuracy without a label}, stands hollow at the left.
+    All are accuracies, NaN where not measured. `zero_shot`, {arm: accuracy without a label},
+    stands hollow at the left.
     """
+    names = dict.fromkeys([*curves, *(zero_shot or {})])
+    styles = dict(zip(names, _styles(names), strict=True))
     figure = Figure(figsize=(WIDTH, 4.6))
     ax = figure.subplots()
-    for accuracies, style in zip(curves.values(), _styles(curves), strict=True):
-        _band(ax, sizes, *(1 - np.asarray(accuracies)), style)
+    for name, accuracies in curves.items():
+        errors = 1 - np.asarray(accuracies, float)
+        known, style = np.isfinite(errors[0]), styles[name]
+        xs, middle = np.asarray(sizes)[known], errors[0, known]
+        if not known[-1]:  # a line from there to the others' labels would cross them
+            place = {"textcoords": "offset points", "va": "center", "color": style["color"]}
+            ax.annotate(style["label"], (xs[-1], middle[-1]), (10, 0), **place)
+            style = style | {"label": "_short"}
+        _band(ax, xs, middle, *errors[1:, known], style)
     ticks = {}
     if zero_shot:
         none = min(sizes) / 2.5
         ticks[none] = "none"
-        for reached, style in zip(zero_shot.values(), _styles(zero_shot), strict=True):
-            ax.plot(none, 1 - reached, **style | {"markerfacecolor": "white", "label": "_none"})
+        for name, reached in zero_shot.items():
+            hollow = {"markerfacecolor": "white", "label": "_none"}
+            ax.plot(none, 1 - reached, **styles[name] | hollow)
     ax.set(xlabel="Labelled training images (log scale)", ylabel="Test error (log scale)")
     _log_ticks(ax.yaxis)
     _as_percent(ax.yaxis)

@@ -88,7 +88,8 @@ class _Trainer:
         start: list[np.ndarray] | None = None,
     ):
         labels, loss = examples.labels, settings.training.loss
-        if labels.min() < 0 or labels.max() >= classes:
+        least = -1 if loss == "posterior" else 0
+        if labels.min() < least or labels.max() >= classes:
             raise ValueError(
                 f"labels {labels.min()} to {labels.max()}: there are {classes} classes"
             )
@@ -252,6 +253,8 @@ def fit(
     AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the last weights or, with
     `averaging`, their exponential average over the steps (Polyak & Juditsky 1992), normalisation
     statistics included.
+
+    The loss "posterior" takes -1 for the label of a picture of which nothing is known.
 
     held_out: measured at every check, and used for nothing else. start: the weights of a network
     of the same shape, in Keras' order, of which `settings.transfer` is taken over; its classes

@@ -136,6 +136,14 @@ def test_posterior_by_hand():
     assert float(found) == pytest.approx(leaky, rel=1e-5)
 
 
+def test_posterior_of_a_picture_without_a_label_is_what_its_views_say():
+    # The views' mean (.3, .175, .525) squared and normalised, as no class is ruled out.
+    belief = np.array([0.3, 0.175, 0.525]) ** 2
+    logs = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).sum(0)
+    found = losses.posterior(np.zeros((1, 3), np.float32), tf.constant(LOGITS), 0.0, 2.0)
+    assert float(found) == pytest.approx(-(belief / belief.sum() * logs).sum() / 2, rel=1e-5)
+
+
 def test_imbalance_is_zero_for_even_shares_and_large_when_all_are_one_class():
     # Mean probabilities (.3, .175, .525): minus the mean log of three times those.
     expected = -np.mean(np.log(3 * np.array([0.3, 0.175, 0.525])))

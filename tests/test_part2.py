@@ -102,6 +102,26 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
     assert min(steps) >= study.plan.few_steps
 
 
+def test_self_training_sees_every_picture_and_no_label(study):
+    study.plan = dataclasses.replace(study.plan, unlabelled_sizes=(0, 10, 70))
+    starts = study.starts()
+    few = study.train(study.few_labels(starts))
+    # As the network of a few labels ended, and of none the one of the 400 digits.
+    few[part2.REHEARSED, 10, 1] = dataclasses.replace(
+        few[part2.REHEARSED, 10, 1], weights=[np.full(3, 7.0), np.zeros((4, 10)), np.zeros(10)]
+    )
+    tasks = study.self_trained(starts, few)
+    assert set(tasks) == {(size, draw) for size in (0, 10) for draw in study.seeds}
+    assert tasks[0, 1].start[0][0] == 101
+    assert tasks[10, 1].start[0][0] == 7
+    everything = study.inputs.everything
+    shuffled = dataclasses.replace(everything, labels=everything.labels[::-1])
+    study.inputs = dataclasses.replace(study.inputs, everything=shuffled)
+    for key, task in study.self_trained(starts, few).items():
+        assert (task.examples.pictures == everything.pictures).all()
+        assert task.name == tasks[key].name
+
+
 def test_of_62_classes_the_head_keeps_the_digits(study):
     weights = common.first_classes(study.starts()["characters", 0], 10)
     assert [w.shape for w in weights] == [(3,), (4, 10), (10,)]
@@ -131,10 +151,15 @@ def test_the_summary_counts_what_the_answers_say(study):
     best, few, variants = study.train_together(
         study.best(starts, "random"), study.few_labels(starts), study.variants(starts)
     )
-    results, arrays = part2._summary(study, starts, main, best, few, variants)
+    unlabelled = study.train(study.self_trained(starts, few))
+    results, arrays = part2._summary(study, starts, main, best, few, variants, unlabelled)
     n = len(study.inputs.test.labels)
     for arm in (*part2.STARTS, "best"):
         assert [run["test_accuracy"] for run in results["arms"][arm]["runs"]] == [1 - 1 / n] * 2
+    assert [(row["size"], row["gain"]["mean"]) for row in results["self_trained"]] == [
+        (0, 0),
+        (10, 0),
+    ]
     assert results["headline"]["mean"] == pytest.approx(1 - 1 / n)
     by_threshold = {(r["threshold"], r["arm"]): r for r in results["convergence"]}
     assert by_threshold[0.99, "digits"]["arrived"] == 2

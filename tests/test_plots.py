@@ -443,6 +443,14 @@ def test_label_efficiency_turns_accuracies_into_errors():
     assert [label for _, label in tick_labels(ax.xaxis) if label] == ["none", "10", "100"]
     assert ax.get_xlim()[0] < left
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    curves["once"] = ([0.9, np.nan], [0.8, np.nan], [0.95, np.nan])
+    ax = plots.label_efficiency([10, 100], curves, {"once": 0.6}).axes[0]
+    _, once, hollow = ax.lines
+    np.testing.assert_allclose(once.get_xydata(), [[10, 0.1]])
+    assert once.get_color() == hollow.get_color()
+    (beside,) = (text for text in ax.texts if text.get_text() == "once")
+    assert beside.xy == (10, pytest.approx(0.1))
+    del curves["once"]
     alone = plots.label_efficiency([10, 100], curves).axes[0]
     assert [label for _, label in tick_labels(alone.xaxis) if label] == ["10", "100"]
 

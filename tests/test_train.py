@@ -351,6 +351,7 @@ def test_unknown_choice_raises(make):
     [
         ([0, 1, 3], 3, "cross-entropy", "labels 0 to 3: there are 3 classes"),
         ([-1, 1, 2], 3, "cross-entropy", "labels -1 to 2"),
+        ([-2, 1, 2], 3, "posterior", "labels -2 to 2"),
         ([0, 1, 1], 2, "SCL-NL", "loss SCL-NL: takes 3 classes or more"),
     ],
 )
@@ -375,6 +376,16 @@ def test_targets_are_sharpened_and_classes_no_longer_balanced_after_the_blunt_sh
     for step, sharpening, balance in ((0, 1, 0.5), (2, 1, 0.5), (6, 2, 0.25), (10, 3, 0)):
         found = float(trainer._loss(targets, logits, tf.constant(step)))
         assert found == pytest.approx(expected(sharpening, balance), rel=1e-5)
+
+
+def test_no_label_is_like_labels_that_say_nothing():
+    known = pictures(80)
+    unlabelled = dataclasses.replace(known, labels=np.full(80, -1))
+    # A quarter of the labels true: with four classes, each class is then as likely as any.
+    training = Training(epochs=2, batch=16, loss="posterior", sharpening=2.0, leak=0.25)
+    runs = [train.fit(one, 4, vary(PLAIN, training=training)) for one in (known, unlabelled)]
+    for told, untold in zip(*(run.model.get_weights() for run in runs), strict=True):
+        np.testing.assert_allclose(told, untold, atol=1e-5)
 
 
 # --- devices ------------------------------------------------------------------------------------

@@ -49,6 +49,12 @@ FEW = vary(
     MNIST, augmentation=PRETRAINING.augmentation, training__batch=64, training__checks=(1, 1)
 )
 
+# What few labels taught, made to agree with itself on pictures without labels.
+SELF_TRAINING = vary(
+    FEW, training__batch=128, training__loss="posterior", training__sharpening=2.0,
+    training__blunt=0.0, training__balance=1.0,
+)  # fmt: skip
+
 
 # How much of the start is taken over, and what may change of it: variant -> changes. Each begins
 # with the network of the 400 digits.
@@ -70,7 +76,8 @@ class Plan:
     and choices. epochs: of the main arms; best_epochs: of the arm that aims at accuracy alone.
     seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
     images compared, from few_starts (starts, or `REHEARSED`), for few_epochs epochs and few_steps
-    steps at least.
+    steps at least. unlabelled_sizes: labelled images, of `sizes` or none, after which training goes
+    on without labels, on unlabelled_images (None: all) for unlabelled_epochs epochs.
     pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
     variant_images, variant_steps, variant_seeds: of the comparison of what is taken over; copied:
     the numbers of convolutions compared there. changes: on top of the settings.
@@ -80,7 +87,7 @@ class Plan:
     test_images: int | None = None
     validation: int = 5000
     epochs: int = 5
-    best_epochs: int = 12
+    best_epochs: int = 24
     seeds: int = 5
     starts: tuple[str, ...] = STARTS
     sizes: tuple[int, ...] = (
@@ -89,6 +96,9 @@ class Plan:
     few_starts: tuple[str, ...] = ("random", "digits", REHEARSED)
     few_epochs: int = 3
     few_steps: int = 600
+    unlabelled_sizes: tuple[int, ...] = (0, 10, 100)
+    unlabelled_images: int | None = None
+    unlabelled_epochs: int = 3
     pretraining_epochs: int = 60
     variant_images: int = 1000
     variant_steps: int = 300
@@ -100,13 +110,15 @@ class Plan:
 PLANS = {
     "smoke": Plan(
         images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
-        sizes=(10, 50), few_epochs=1, few_steps=5, pretraining_epochs=1, variant_images=50,
-        variant_steps=5, variant_seeds=1, copied=(0, len(LAYERS)), changes={"network__width": 0.25},
+        sizes=(10, 50), few_epochs=1, few_steps=5, unlabelled_sizes=(0, 10), unlabelled_epochs=1,
+        pretraining_epochs=1, variant_images=50, variant_steps=5, variant_seeds=1,
+        copied=(0, len(LAYERS)), changes={"network__width": 0.25},
     ),
     "standard": Plan(
         epochs=1, best_epochs=2, seeds=1, starts=("random", "digits", "characters"),
-        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, pretraining_epochs=25,
-        variant_steps=150, variant_seeds=1, copied=(0, 2, 4, len(LAYERS)),
+        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, unlabelled_sizes=(0, 10),
+        unlabelled_images=20_000, unlabelled_epochs=1, pretraining_epochs=25, variant_steps=150,
+        variant_seeds=1, copied=(0, 2, 4, len(LAYERS)),
     ),
     "full": Plan(),
 }  # fmt: skip
@@ -183,6 +195,9 @@ class _Study(common.Stages):
         )
         self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
         self.few = vary(FEW, **plan.changes)
+        self.unlabelled = vary(
+            SELF_TRAINING, training__epochs=plan.unlabelled_epochs, **plan.changes
+        )
         self.longer = vary(self.mnist, training__epochs=plan.best_epochs)
         self.steps = len(inputs.train.labels) // self.mnist.training.batch * plan.epochs
 
@@ -273,6 +288,26 @@ class _Study(common.Stages):
             for draw in self.seeds
         }
 
+    def self_trained(self, starts: dict, few: dict) -> dict:
+        """(size, draw) -> the task of going on from the network of so many labels (0: of the
+        digits alone) on training images whose labels are taken away."""
+        pictures = self.inputs.everything.pictures[: self.plan.unlabelled_images]
+        unlabelled = Examples(pictures=pictures, labels=np.full(len(pictures), -1))
+
+        def task(size, draw):
+            begun = few[REHEARSED, size, draw] if size else starts["digits", draw]
+            return runs.Task(
+                settings=vary(self.unlabelled, seed=draw),
+                examples=unlabelled,
+                classes=10,
+                start=common.first_classes(begun, 10),
+                tests={"mnist": self.inputs.test},
+            )
+
+        known = {0, *self.plan.sizes} if REHEARSED in self.plan.few_starts else ()
+        sizes = [size for size in self.plan.unlabelled_sizes if size in known]
+        return {(size, draw): task(size, draw) for size in sizes for draw in self.seeds}
+
     def variants(self, starts: dict) -> dict:
         """(variant, seed) -> the task of another way to go on from the digits' network; the
         variant "fine-tuned/3" starts with its first 3 convolutions alone, "frozen/3" keeps them."""
@@ -353,14 +388,20 @@ def run(
     best, few, variants = study.train_together(
         study.best(starts, chosen), study.few_labels(starts), study.variants(starts)
     )
-    variants |= study.train(study.probed(variants))
-    results, arrays = _summary(study, starts, main, best, few, variants)
+    probed, self_trained = study.train_together(
+        study.probed(variants), study.self_trained(starts, few)
+    )
+    variants |= probed
+    results, arrays = _summary(study, starts, main, best, few, variants, self_trained)
     results["chosen_start"] = chosen
     inside, more = _inside(study, starts, main)
     results |= inside | study.counts() | {"seconds_per_step": _seconds_per_step(study)}
     models = {start: common.rebuild(main[start, 0].weights, study.mnist) for start in plan.starts}
     models["best"] = common.rebuild(best[0].weights, study.mnist)
     settings = dict.fromkeys(plan.starts, study.mnist) | {"best": study.longer}
+    if self_trained:
+        models["self-trained"] = common.rebuild(self_trained[0, 0].weights, study.unlabelled)
+        settings["self-trained"] = study.unlabelled
     return Study(results=results, arrays=arrays | more, models=models, settings=settings)
 
 
@@ -389,7 +430,7 @@ def _validation(outcome: runs.Outcome) -> float:
     return float(outcome.history["val_accuracy"][-1])
 
 
-def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, dict]:
+def _summary(study: _Study, starts, main, best, few, variants, unlabelled) -> tuple[dict, dict]:
     plan, test = study.plan, study.inputs.test.labels
     arms = {}
     for start in plan.starts:
@@ -404,6 +445,9 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
     for (start, size, draw), outcome in few.items():
         entry = {"seed": draw, "size": size, **common.tested(outcome, test)}
         arms.setdefault(f"few/{start}", {"runs": []})["runs"].append(entry)
+    for (size, draw), outcome in unlabelled.items():
+        entry = {"seed": draw, "size": size, **common.tested(outcome, test)}
+        arms.setdefault("self-trained", {"runs": []})["runs"].append(entry)
     for (variant, seed), outcome in variants.items():
         entry = {"seed": seed, **common.tested(outcome, test)}
         arms.setdefault(f"variant/{variant}", {"runs": []})["runs"].append(entry)
@@ -425,6 +469,7 @@ def _summary(study: _Study, starts, main, best, few, variants) -> tuple[dict, di
         "disagreement": _disagreement(study, main),
         "robustness": _robustness(study, main),
         "efficiency": _efficiency(study, few),
+        "self_trained": _self_trained(study, arms),
         "variants": [
             {
                 "variant": arm.removeprefix("variant/"),
@@ -577,6 +622,26 @@ def _efficiency(study: _Study, few: dict) -> dict:
     return {"rows": rows, "equivalent_from": equivalent}
 
 
+def _self_trained(study: _Study, arms: dict) -> list[dict]:
+    """By labels that the network began with: accuracy, and what training without any gained."""
+    rows, runs_ = [], arms.get("self-trained", {"runs": []})["runs"]
+    for size in dict.fromkeys(run["size"] for run in runs_):
+        ours = [run["test_accuracy"] for run in runs_ if run["size"] == size]
+        if size:
+            begun = arms[f"few/{REHEARSED}"]["runs"]
+            before = [run["test_accuracy"] for run in begun if run["size"] == size]
+        else:
+            before = common.column(arms, "digits", "zero_shot_accuracy")
+        rows.append(
+            {
+                "size": size,
+                **common.as_row(analysis.mean_interval(ours)),
+                "gain": common.as_row(analysis.paired_interval(ours, before)),
+            }
+        )
+    return rows
+
+
 def _seconds_per_step(study: _Study) -> float:
     """Of one run alone on the machine, by which steps are turned into time."""
     from midas_lib import train
@@ -637,11 +702,12 @@ def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
 
 def describe(study: Study, results: dict, arm: str) -> dict:
     """What stands beside a committed network: how to use it, and how it came about."""
+    starts = {"best": results["chosen_start"], "self-trained": "digits"}
     return {
         "class_names": list(config.DIGIT_NAMES),
         "settings": dataclasses.asdict(study.settings[arm]),
         "input": "picture: pixels 0-255, bright ink on black, as in MNIST",
-        "start": results["chosen_start"] if arm == "best" else arm,
+        "start": starts.get(arm, arm),
         "data": results["data"],
         "versions": results["versions"],
         "test_accuracy": results["arms"][arm]["runs"][0]["test_accuracy"],
