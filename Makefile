@@ -30,8 +30,8 @@ NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
 export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab test fuzz \
-  faults lint clean
+.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab badges test \
+  fuzz faults lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -122,6 +122,10 @@ predict: env ## read characters: IMG="image ..." [CHECKPOINT=file.keras]
 lab: env ## open the notebooks in Jupyter
 	@echo "==> starting Jupyter" >&2
 	@.venv/bin/python -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+badges: env ## put a badge that opens it in Google Colab on each notebook: [REPOSITORY=owner/name]
+	@echo "==> putting badges on the notebooks" >&2
+	@$(MIDAS) badges $(if $(REPOSITORY),--repository "$(REPOSITORY)")
 
 test: env ## run the tests
 	@echo "==> running the tests" >&2

@@ -76,6 +76,16 @@ def pages(args):
     return _paths(report.render_pages(args.profile))
 
 
+def badges(args):
+    from midas_lib import colab
+
+    repository = args.repository or colab.repository()
+    notebooks = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
+    for notebook in notebooks:
+        colab.add_badge(notebook, repository)
+    return _paths(notebooks)
+
+
 def runs(args):
     from midas_lib import runs
 
@@ -237,6 +247,10 @@ def _parser():
 
     profile(command(index, "write the index page from the results files"), "full")
     profile(command(pages, "draw the pages anew from the results files, without training"), "full")
+
+    sub = command(badges, "put a badge that opens it in Google Colab on each notebook")
+    about = "owner/name on GitHub (default: this checkout's remote origin)"
+    sub.add_argument("--repository", metavar="NAME", help=about)
 
     sub = command(runs, "look after the run store")
     sub.add_argument("action", choices=("list", "show", "verify", "prune"), help="what to do")

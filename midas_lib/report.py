@@ -26,7 +26,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from matplotlib.ticker import FuncFormatter
 
-from midas_lib import config
+from midas_lib import colab, config
 from midas_lib.config import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -532,8 +532,9 @@ def _render(run, *, results: dict | None = None, error: str | None = None) -> st
     """The executed notebook as one self-contained HTML page."""
     from nbconvert import HTMLExporter
 
-    marker = "papermill-error-cell-tag"  # the template has its own
-    run.cells = [cell for cell in run.cells if marker not in cell.metadata.get("tags", [])]
+    # The template shows errors in its own way, and a page loads no badge.
+    hidden = {"papermill-error-cell-tag", colab.TAG}
+    run.cells = [cell for cell in run.cells if not hidden & set(cell.metadata.get("tags", []))]
     for cell in run.cells:
         if _notes(cell):  # where the files lie on this machine is not the reader's business
             cell.outputs = []

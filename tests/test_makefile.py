@@ -147,6 +147,12 @@ def test_the_bench_is_the_full_one_unless_a_profile_is_named(ready):
     assert line.startswith("[-m bench --profile smoke --repeats 3 race] ")
 
 
+def test_badges_name_a_repository_if_one_is_given(ready):
+    assert ready.make("badges")[1][0].startswith("[-m midas_lib badges] ")
+    line = ready.make("badges", "REPOSITORY=someone/it")[1][0]
+    assert line.startswith("[-m midas_lib badges --repository someone/it] ")
+
+
 def test_the_library_is_found_without_being_installed(ready):
     assert f"path={ready.folder}" in ready.make("lab")[1][0]
 

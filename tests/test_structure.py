@@ -18,8 +18,8 @@ NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
 # Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
 # settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
 # bar; scikit-learn for data's stratified splits and audit's clusters; scipy for audit's tests;
-# runs, of which the command line tells; pad, which gives a page's script a network; and for
-# report what comes with nbconvert and papermill.
+# runs, of which the command line tells; pad, which gives a page's script a network; colab,
+# which opens notebooks there; and for report what comes with nbconvert and papermill.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
@@ -37,11 +37,12 @@ MAY_IMPORT = {
     "analysis": "numpy scipy sklearn",
     "audit": "numpy scipy sklearn analysis",
     "plots": "numpy matplotlib",
+    "colab": "nbformat config",
     "pad": "numpy",
     "inference": "keras numpy data analysis audit sources model config",
     "report": "nbconvert papermill nbformat nbclient jupyter_client ipykernel IPython jinja2"
-    " matplotlib numpy config",
-    "__main__": "report runs sources inference config",
+    " matplotlib numpy colab config",
+    "__main__": "report runs sources inference colab config",
 }
 WITHOUT_TENSORFLOW = (
     "config",
