@@ -304,20 +304,22 @@ def size_curve(sizes, means, lows, highs):
 
 
 @_styled
-def headline(rows):
-    """The key accuracies [(label, mean, low, high), ...]; bounds of nan draw no interval."""
+def headline(rows, digits=1):
+    """The key accuracies [(label, mean, low, high), ...], to so many digits of a percent; bounds of
+    nan draw no interval."""
     labels, means, lows, highs = zip(*rows, strict=True)
     y = -np.arange(len(rows), dtype=float)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.62 * len(rows)))
     ax = figure.subplots()
     ax.errorbar(means, y, xerr=_bars(means, lows, highs), fmt="o", color=BLUE, capsize=4, ms=8)
     for place, label, mean, low, high in zip(y, labels, means, lows, highs, strict=True):
-        bounds = "" if np.isnan(low) else f"  [{100 * low:z.1f}, {100 * high:z.1f}]"
+        form = f"z.{digits}f"
+        value = _percent(mean, digits)
+        if not np.isnan(low):
+            value += f"  [{100 * low:{form}}, {100 * high:{form}}]"
         spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         ax.annotate(label, (0, place), (0, 9), **spot)
-        ax.annotate(
-            f"{_percent(mean)}{bounds}", (1, place), (0, 9), **spot, ha="right", weight="bold"
-        )
+        ax.annotate(value, (1, place), (0, 9), **spot, ha="right", weight="bold")
     ax.set(xlabel="Accuracy, with 95 % interval", ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
     _as_percent(ax.xaxis)
     ax.spines["left"].set_visible(False)
