@@ -11,10 +11,14 @@ from midas_lib.config import UserError
 
 TAG = "colab"  # of the cells that are put in; pages leave them out
 SITE = "https://colab.research.google.com"
-# Packages that Colab has already loaded stay as they are until its session is restarted.
+# What Colab's kernel itself runs on: with other versions its session crashes
+# (https://github.com/googlecolab/colabtools/issues/1110).
+KERNEL = "ipykernel|ipython|jupyter|prompt|pyzmq|tornado"
 SETUP = """\
-# In Google Colab alone: get this repository, and install the versions that it was tested with.
+# In Google Colab alone: get this repository, and install the versions that it was tested with,
+# except of what Colab's kernel runs on.
 import os
+import re
 import sys
 
 if "google.colab" in sys.modules:
@@ -22,10 +26,14 @@ if "google.colab" in sys.modules:
     checkout = os.path.expanduser("~/{name}")
     ![ -d $checkout ] || git clone -q --depth 1 $address $checkout
     %cd -q $checkout/notebooks
-    %pip install -q -r ../requirements.txt
+    os.makedirs("colab", exist_ok=True)
+    for name in ("requirements.txt", "constraints.txt"):
+        with open(f"../{{name}}") as listed, open(f"colab/{{name}}", "w") as kept:
+            kept.writelines(line for line in listed if not re.match("{kernel}", line))
+    %pip install -r colab/requirements.txt
     sys.path.insert(0, checkout)
     os.environ["PYTHONPATH"] = checkout
-    print("Should it say above to restart the session: do, and run this cell again.")"""
+    print("Should Colab offer to restart the session, let it, and run this cell again.")"""
 
 
 def repository() -> str:
@@ -50,7 +58,8 @@ def add_badge(notebook: Path, repository: str) -> None:
         raise UserError(f"REPOSITORY={repository}: give owner/name, as GitHub spells it")
     address = f"{SITE}/github/{repository}/blob/main/notebooks/{notebook.name}"
     badge = f"[![Open in Colab]({SITE}/assets/colab-badge.svg)]({address})"
-    setup = SETUP.format(repository=repository, name=repository.split("/")[1])
+    name = repository.split("/")[1]
+    setup = SETUP.format(repository=repository, name=name, kernel=KERNEL)
     content = nbformat.read(notebook, as_version=4)
     cells = [cell for cell in content.cells if TAG not in cell.metadata.get("tags", [])]
     added = {"metadata": {"tags": [TAG]}}

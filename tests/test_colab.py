@@ -99,7 +99,7 @@ def test_elsewhere_the_cell_does_nothing(notebook):
     assert len(shell) == 3
     assert all(line.startswith("    ") for line in shell)  # below the condition
     body = ast.parse("\n".join(line for line in source.splitlines() if line not in shell)).body
-    assert [type(statement) for statement in body] == [ast.Import, ast.Import, ast.If]
+    assert [type(statement) for statement in body] == [ast.Import, ast.Import, ast.Import, ast.If]
 
 
 def test_in_colab_the_cell_gets_the_library_and_what_it_requires(notebook, tmp_path, monkeypatch):
@@ -131,3 +131,9 @@ def test_in_colab_the_cell_gets_the_library_and_what_it_requires(notebook, tmp_p
     library = str(checkout / "midas_lib" / "__init__.py")
     folder, ours, workers = run.cells[2].outputs[0].text.split()
     assert (folder, ours, workers) == (str(checkout / "notebooks"), library, library)
+    lists = {path.name: path.read_text().split("\n") for path in checkout.glob("notebooks/colab/*")}
+    pinned = (config.ROOT / "constraints.txt").read_text().split("\n")
+    left_out = set(pinned) - set(lists["constraints.txt"])
+    assert {"ipykernel", "ipython", "pyzmq", "tornado"} <= {pin.split("==")[0] for pin in left_out}
+    assert {"-c constraints.txt", "tensorflow", "papermill"} <= set(lists["requirements.txt"])
+    assert "ipykernel" not in lists["requirements.txt"]
