@@ -5,28 +5,15 @@ PYTHONS = $(if $(PYTHON),"$$PYTHON",python3.13 python3.12 python3.11 python3)
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 export PYTHON
 
-# A relative path counts from the folder the user is in, which `make -C` leaves. A variable given
-# to make is in the environment of every command; these are made absolute there.
-MAKE_ARGS := $(shell { tr '\000' ' ' </proc/$$PPID/cmdline; } 2>/dev/null || ps -o args= -p $$PPID)
-export CALLER := $(if $(filter -C% --directory%,$(MAKE_ARGS)),$(or $(PWD),$(CURDIR)),$(CURDIR))
-absolute = $(if $(filter /% ~% http://% https://% file://%,$(firstword $1)),$1,$(CALLER)/$1)
-ifneq ($(MIRROR),)
-  override MIRROR := $(call absolute,$(MIRROR))
-  export MIRROR
-endif
-ifneq ($(DATA_DIR),)
-  override DATA_DIR := $(call absolute,$(DATA_DIR))
-  export DATA_DIR
-endif
-
-# The library is not installed: commands and notebook kernels find it in this checkout.
-export PYTHONPATH := $(CURDIR)
-export CHECKOUT := $(CURDIR)
-MIDAS = .venv/bin/python -m midas_lib
+# A relative path counts from the folder that the user's shell is in, which `make -C` leaves: the
+# commands are told it, since the shells that start them set PWD anew.
+export CALLER := $(or $(PWD),$(CURDIR))
+PYTHON_HERE = PWD="$$CALLER" .venv/bin/python
+MIDAS = $(PYTHON_HERE) -m midas_lib
 REPORT = $(MIDAS) report --profile "$(PROFILE)" $(if $(SEEDS),--seeds $(SEEDS)) \
   $(if $(JOBS),--jobs $(JOBS)) $(if $(filter-out 0,$(FRESH)),--fresh)
-FROM_CALLER = cd "$$CALLER" && "$$CHECKOUT/.venv/bin/python" -m midas_lib
 NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
+# A variable given to make is in the environment of every command; these may have spaces.
 export CHECKPOINT TEST IMG DIR
 
 .DEFAULT_GOAL := help
@@ -49,7 +36,8 @@ help: ## this list
 	@echo "  ARGS='-p name value'          anything more for the command, as a notebook's parameter"
 
 # The stamp holds what the environment was made from, and is written last: an environment whose
-# making was interrupted, or whose requirements have changed since, is completed.
+# making was interrupted, or whose requirements have changed since, is completed. So is one that a
+# link shares with another checkout: the library that is installed in it is that of one folder.
 env: ## make the environment, .venv/, or bring it up to date
 	@if ! .venv/bin/python -c '' 2>/dev/null; then \
 	  for python in $(PYTHONS) ''; do \
@@ -65,7 +53,7 @@ env: ## make the environment, .venv/, or bring it up to date
 	  echo "make: .venv has $$(.venv/bin/python --version), which is not 3.11 to 3.13: remove it" >&2; \
 	  exit 2; \
 	fi; \
-	wanted=$$(cat requirements.txt constraints.txt | cksum); \
+	wanted=$$(cat requirements.txt constraints.txt pyproject.toml | cksum; pwd -P); \
 	if [ "$$(cat .venv/requirements.cksum 2>/dev/null)" != "$$wanted" ]; then \
 	  echo "==> installing what requirements.txt names (the first time takes some minutes)" >&2; \
 	  rm -f .venv/requirements.cksum; \
@@ -100,36 +88,36 @@ pages: env ## draw the published pages anew from their results files, without tr
 
 bench: env ## how fast it is beside others: [SEEDS=repeats] [ARGS="section ... --torch PYTHON"]
 	@echo "==> measuring; leave the machine alone meanwhile" >&2
-	@.venv/bin/python -m bench $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
+	@$(PYTHON_HERE) -m bench $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
 	  $(if $(SEEDS),--repeats $(SEEDS)) $(ARGS)
 
 evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras]
 	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
 	@echo "==> evaluating on $$TEST" >&2
-	@$(FROM_CALLER) evaluate --test "$$TEST" $(NETWORK) $(ARGS)
+	@$(MIDAS) evaluate --test "$$TEST" $(NETWORK) $(ARGS)
 
 audit: env ## find out what is wrong with labels: DIR=folder or zip of digits
 	@if [ -z "$$DIR" ]; then echo "make: say what to audit: make audit DIR=path" >&2; exit 2; fi
 	@echo "==> auditing $$DIR" >&2
-	@$(FROM_CALLER) audit "$$DIR" $(ARGS)
+	@$(MIDAS) audit "$$DIR" $(ARGS)
 
 predict: env ## read characters: IMG="image ..." [CHECKPOINT=file.keras]
 	@if [ -z "$$IMG" ]; then echo "make: say what to read: make predict IMG=path" >&2; exit 2; fi
 	@echo "==> reading $$IMG" >&2
-	@cd "$$CALLER"; if [ -e "$$IMG" ]; then set -- "$$IMG"; else set -- $$IMG; fi; \
-	$(FROM_CALLER) predict "$$@" $(NETWORK) $(ARGS)
+	@checkout=$$PWD; cd "$$CALLER"; [ -e "$$IMG" ] && set -- "$$IMG" || set -- $$IMG; \
+	cd "$$checkout"; $(MIDAS) predict "$$@" $(NETWORK) $(ARGS)
 
 lab: env ## open the notebooks in Jupyter
 	@echo "==> starting Jupyter" >&2
-	@.venv/bin/python -m jupyterlab --notebook-dir=notebooks $(ARGS)
+	@$(PYTHON_HERE) -m jupyterlab --notebook-dir=notebooks $(ARGS)
 
 badges: env ## put a badge that opens it in Google Colab on each notebook: [REPOSITORY=owner/name]
 	@echo "==> putting badges on the notebooks" >&2
 	@$(MIDAS) badges $(if $(REPOSITORY),--repository "$(REPOSITORY)")
 
-test: env ## run the tests
+test: env ## run the tests, side by side on all cores
 	@echo "==> running the tests" >&2
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 fuzz: env ## feed damaged files to what reads them: FUZZ=300 of each kind
 	@echo "==> feeding damaged files" >&2
@@ -146,6 +134,7 @@ lint: env ## check style and formatting
 
 clean: ## delete unpublished pages and caches; data, finished runs and .venv stay
 	@echo "==> deleting unpublished pages and caches" >&2
-	@rm -rf executed/smoke executed/standard executed/full executed/failed .pytest_cache .ruff_cache
+	@rm -rf executed/smoke executed/standard executed/full executed/failed .pytest_cache .ruff_cache \
+	  build *.egg-info
 	@find midas_lib bench tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
 	  | while IFS= read -r folder; do rm -rf "$$folder"; done

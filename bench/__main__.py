@@ -12,7 +12,7 @@ import time
 
 from bench import apart
 from bench.plan import ENVIRONMENT, PLANS, SHORT, repeat, vary
-from midas_lib import config, report, sources
+from midas_lib import config, pages, results, sources
 
 # What can be measured, and the module and function that do it.
 SECTIONS = {
@@ -63,32 +63,34 @@ def _measure(args) -> int:
         profile = "standard" if profile == "full" else profile
     if any(archive.source == "stand-in" for archive in archives.values()):
         os.environ["STANDIN"] = "1"  # for all that is started from here
-    results = _before(report.provenance(profile, archives))
+    found = _before(results.provenance(profile, archives))
     failed = []
     for name in args.section or SECTIONS:
         begin = time.monotonic()
         try:
-            results |= apart.call(*SECTIONS[name], plan, environment=ENVIRONMENT)
+            found |= apart.call(*SECTIONS[name], plan, environment=ENVIRONMENT)
         except Exception as error:  # whatever it is, the other sections are measured
             failed.append(name)
             _say(f"{name} failed: {type(error).__name__}: {error}")
             continue
         _say(f"{name}: {time.monotonic() - begin:.0f} s")
-        report.write_results(results, "bench")
-    page = report.run_notebook("bench", profile=profile)
-    report.write_index(page.parent)
-    _say(f"see {report.relative(page)}")
-    print(_table(results.get("time_to_accuracy", {})))
+        results.write(found, results.BENCH)
+    page = pages.run_notebook(results.BENCH, profile=profile)
+    pages.write_index(page.parent)
+    _say(f"see {results.relative(page)}")
+    print(_table(found.get("time_to_accuracy", {})))
     return 1 if failed else 0
 
 
 def _before(origin: dict) -> dict:
-    """What was measured before of the same data, with the origin of what comes now."""
+    """What was measured before of the same data, with the origin of what comes now; a finding is
+    the page's to make anew."""
     try:
-        results, _ = report.read_results("bench", origin["profile"])
+        before = results.read(results.BENCH, origin["profile"]).info
     except config.UserError:
         return origin
-    return results | origin if results["data"] == origin["data"] else origin
+    before.pop("finding", None)
+    return before | origin if before["data"] == origin["data"] else origin
 
 
 def _table(targets: dict) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from bench.clock import time_of
 from bench.plan import Plan
 from midas_lib import config, sources
-from midas_lib.__main__ import CHECKPOINT
 
+CHECKPOINT = config.ROOT / "checkpoints" / "part1" / "model.keras"
 PICTURES = 500  # images that evaluate is timed on
 
 

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from joblib.externals.loky import get_reusable_executor
+from loky import get_reusable_executor
 
 from bench import numbers
 from bench.clock import time_of

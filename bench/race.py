@@ -28,8 +28,8 @@ def run(plan: Plan) -> dict:
     if subprocess.run([plan.torch, "-c", "import torch"], capture_output=True).returncode:
         racers.remove("torch")
         left_out["torch"] = (
-            f"{Path(plan.torch).name} has no torch; pip install -r requirements-bench.txt into an"
-            " environment and name its Python: --torch PYTHON"
+            f"{Path(plan.torch).name} has no torch: name the Python of an environment that has it,"
+            " --torch PYTHON"
         )
         print(f"race: torch left out: {left_out['torch']}", file=sys.stderr)
     results, heats = {}, []

@@ -1,4 +1,4 @@
-"""The command line: `python -m midas_lib COMMAND`; what `make` calls."""
+"""The command line: `midas COMMAND` or `python -m midas_lib COMMAND`; what `make` calls."""
 
 import argparse
 import ast
@@ -14,6 +14,7 @@ from midas_lib import config
 from midas_lib.config import UserError
 
 ARCHIVES = ("characters", "mislabelled", "mnist")
+NEED_CHECKOUT = ("report", "index", "pages", "badges")
 CHECKPOINT = config.ROOT / "checkpoints" / "part1" / "model.keras"
 
 
@@ -32,48 +33,39 @@ def fetch(args):
     from midas_lib import sources
 
     found = [sources.fetch(name, profile=args.profile) for name in ARCHIVES]
-    document = {
-        "archives": [
-            {
-                "name": archive.name,
-                "source": archive.source,
-                "digest": archive.digest,
-                "paths": [str(path) for path in archive.paths],
-            }
-            for archive in found
-        ]
-    }
+    archives = [
+        {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
+        for a in found
+    ]
     rows = [(a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found]
-    return document, _columns([("archive", "source", "files"), *rows])
+    return {"archives": archives}, _columns([("archive", "source", "files"), *rows])
 
 
 def report(args):
-    from midas_lib import report
+    from midas_lib import pages
 
-    parameters = dict(args.parameters)
-    for name in ("seeds", "jobs", "fresh"):
-        if getattr(args, name) is not None:
-            parameters[name] = getattr(args, name)
-    pages = []
-    for part in args.part or report.parts():
+    named = {"seeds": args.seeds, "jobs": args.jobs, "fresh": args.fresh}
+    parameters = args.parameters | {k: v for k, v in named.items() if v is not None}
+    made = []
+    for part in args.part or pages.parts():
         _say(f"part {part}, profile {args.profile} ...")
-        pages.append(report.run_notebook(part, profile=args.profile, parameters=parameters))
-        report.write_index(pages[-1].parent)
-    if not pages:
+        made.append(pages.run_notebook(part, profile=args.profile, parameters=parameters))
+        pages.write_index(made[-1].parent)
+    if not made:
         raise UserError("notebooks/: there is no part1_*.ipynb, part2_*.ipynb or part3_*.ipynb")
-    return _paths([*pages, pages[-1].parent / "index.html"])
+    return _paths([*made, made[-1].parent / "index.html"])
 
 
 def index(args):
-    from midas_lib import report
+    from midas_lib import pages, results
 
-    return _paths([report.write_index(report.pages_folder(args.profile))])
+    return _paths([pages.write_index(results.pages_folder(args.profile))])
 
 
 def pages(args):
-    from midas_lib import report
+    from midas_lib import pages
 
-    return _paths(report.render_pages(args.profile))
+    return _paths(pages.render_pages(args.profile))
 
 
 def badges(args):
@@ -87,24 +79,23 @@ def badges(args):
 
 
 def runs(args):
-    from midas_lib import runs
+    from midas_lib import store
 
     if args.action == "prune":
-        removed = [path.name for path in runs.prune()]
+        removed = [path.name for path in store.prune()]
         return removed, f"removed {len(removed)} files that no run needs"
-    paths = runs.finished()
     if args.action == "show":
         if not args.name:
             raise UserError("runs show: say which run; runs list names them")
-        paths = [path for path in paths if path.stem.startswith(args.name)]
+        paths = [path for path in store.finished() if path.stem.startswith(args.name)]
         if len(paths) != 1:
             raise UserError(f"{args.name}: {len(paths)} runs are called that; see runs list")
-        document = runs.details(paths[0])
+        document = store.details(paths[0])
         return document, json.dumps(document, indent=1)
     found, damaged = [], []
-    for path in paths:
+    for path in store.finished():
         try:
-            found.append(runs.details(path))
+            found.append(store.details(path, whole=args.action == "verify"))
         except UserError as error:
             damaged.append(path.stem)
             _say(error)
@@ -156,20 +147,20 @@ def audit(args):
 
     if args.limit < 1:
         raise UserError(f"--limit {args.limit}: give 1 or more")
-    witness = None if args.witness == "none" else inference.load_classifier(args.witness)
-    found = inference.audit_folders(args.folder, witness, args.limit)
+    reference = None
+    if args.reference != "none":
+        reference = inference.load_classifier(config.from_caller(args.reference))
+    found = inference.audit_folders(args.folder, reference, args.limit)
     for skipped in found["skipped"]:
         _say(f"skipped {skipped['file']}: {skipped['reason']}")
     low, high = found["own_folder_rate_interval"]
+    own = f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
     rows = [
         ("images", str(found["n"])),
         ("verdict", found["verdict"]),
         ("because", found["reason"]),
         ("advice", found["advice"]),
-        (
-            "in their own folder",
-            f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})",
-        ),
+        ("in their own folder", own),
     ]
     cells = [[f"{share:.1%}" for share in row] for row in found["transition"]]
     table = [
@@ -218,7 +209,8 @@ class _Parameter(argparse.Action):
 
 
 def _parser():
-    parser = _Parser(prog="python -m midas_lib", description=__doc__)
+    prog = "midas" if Path(sys.argv[0]).stem == "midas" else "python -m midas_lib"
+    parser = _Parser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, about):
@@ -257,20 +249,30 @@ def _parser():
     sub.add_argument("name", nargs="?", help="the run to show, or how its name begins")
 
     sub = command(evaluate, "measure a network on a test set of your own")
-    sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")
-    sub.add_argument("--test", type=Path, required=True, help="a folder or zip of images")
-    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to FILE")
+    sub.add_argument(
+        "--checkpoint", type=config.from_caller, default=CHECKPOINT, help="a .keras file"
+    )
+    sub.add_argument(
+        "--test", type=config.from_caller, required=True, help="a folder or zip of images"
+    )
+    sub.add_argument(
+        "--csv", type=config.from_caller, metavar="FILE", help="write the predictions to FILE"
+    )
 
     sub = command(audit, "find out what is wrong with the labels of a set of digits")
-    sub.add_argument("folder", type=Path, help="a folder or zip with one folder for each digit")
+    sub.add_argument(
+        "folder", type=config.from_caller, help="a folder or zip with one folder for each digit"
+    )
     about = "a .keras file to ask as well, or none (default: part 1's network)"
-    sub.add_argument("--witness", default=CHECKPOINT, metavar="FILE", help=about)
+    sub.add_argument("--reference", "--witness", default=CHECKPOINT, metavar="FILE", help=about)
     about = "images looked at, drawn at random (default 20000)"
     sub.add_argument("--limit", type=int, default=20_000, metavar="N", help=about)
 
     sub = command(predict, "read characters from image files")
-    sub.add_argument("image", nargs="+", type=Path, help="image files")
-    sub.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="a .keras file")
+    sub.add_argument("image", nargs="+", type=config.from_caller, help="image files")
+    sub.add_argument(
+        "--checkpoint", type=config.from_caller, default=CHECKPOINT, help="a .keras file"
+    )
     return parser
 
 
@@ -278,6 +280,8 @@ def main(argv=None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     args = _parser().parse_args(argv)
     try:
+        if args.command in NEED_CHECKOUT:
+            config.require_checkout(args.command)
         if "profile" in args:
             config.check_profile(args.profile)
         with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is the answer's

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, special, stats
 from sklearn import manifold, metrics
 
@@ -23,9 +24,9 @@ def accuracy(labels, predictions):
 
 
 def top_k_accuracy(labels, probabilities, k):
-    """Share of images whose label is among the `k` most probable classes (3 classes or more)."""
-    classes = np.arange(np.shape(probabilities)[1])
-    return float(metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=classes))
+    """Share of images whose label is among the `k` most probable classes; of equals, the last."""
+    best = np.argsort(probabilities, axis=1, kind="stable")[:, ::-1][:, :k]
+    return float((best == np.reshape(labels, (len(best), 1))).any(1).mean())
 
 
 def case_groups(class_names):
@@ -33,15 +34,14 @@ def case_groups(class_names):
     return np.unique([name.lower() for name in class_names], return_inverse=True)[1]
 
 
-def merge_groups(class_names, merges, groups=None):
+def merge_groups(class_names, merges, groups):
     """Group id of each class after joining the characters of each string in `merges`.
 
-    The joining is done on top of `groups`, int (classes,), by default those of `case_groups`; whole
-    groups are joined, so "1Il" on top of those makes one group of 1, I, i, L and l. Pass
-    `np.arange(classes)` to join only the characters named. A character that is no class raises
+    The whole `groups`, int (classes,), of these characters are joined: "1Il" on top of
+    `case_groups` makes one group of 1, I, i, L and l. A character that is no class raises
     ValueError.
     """
-    groups = np.array(case_groups(class_names) if groups is None else groups)
+    groups = np.array(groups)
     for characters in merges:
         joined = groups[[tuple(class_names).index(character) for character in characters]]
         groups[np.isin(groups, joined)] = joined.min()
@@ -50,8 +50,7 @@ def merge_groups(class_names, merges, groups=None):
 
 def merged_accuracy(labels, predictions, groups):
     """Accuracy when classes of one group count as the same; `groups` as from `case_groups`."""
-    groups = np.asarray(groups)
-    return accuracy(groups[np.asarray(labels)], groups[np.asarray(predictions)])
+    return accuracy(np.take(groups, labels), np.take(groups, predictions))
 
 
 def per_class_accuracy(labels, predictions, classes):
@@ -63,9 +62,7 @@ def per_class_accuracy(labels, predictions, classes):
 
 def per_group_accuracy(correct, groups):
     """Mean of `correct` in each group, {group: fraction}, sorted by group, e.g. by writer."""
-    names, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, weights=_paired(correct, groups)[0], minlength=len(names))
-    return dict(zip(names.tolist(), (sums / np.bincount(index)).tolist(), strict=True))
+    return pd.Series(correct, dtype=float).groupby(np.asarray(groups)).mean().to_dict()
 
 
 # --- intervals ----------------------------------------------------------------------------------
@@ -73,7 +70,7 @@ def per_group_accuracy(correct, groups):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, its confidence interval and the number `n` of independent units it rests on.
+    """A mean, its 95 % confidence interval and the number `n` of independent units it rests on.
 
     The bounds are nan where no interval can be given (fewer than two units).
     """
@@ -82,12 +79,6 @@ class Interval:
     low: float
     high: float
     n: int
-
-    @classmethod
-    def of(cls, row):
-        """From a mapping that has its four fields; None stands for nan, as in JSON."""
-        values = [row[name] for name in ("mean", "low", "high")]
-        return cls(*(np.nan if value is None else value for value in values), int(row["n"]))
 
     def verdict(self):
         """A difference in words: 'better' or 'worse' than zero, 'within noise' when the interval
@@ -126,25 +117,24 @@ class Interval:
         return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
 
 
-def mean_interval(values, confidence=0.95):
+def mean_interval(values):
     """Mean of independent values (n,) with Student's t interval."""
-    values = np.asarray(values, float)
-    return cluster_interval(values, np.arange(len(values)), confidence)
+    return cluster_interval(values, np.arange(len(values)))
 
 
-def paired_interval(a, b, confidence=0.95):
+def paired_interval(a, b):
     """Interval of the mean of a - b for paired values (n,), such as two arms at the same seeds."""
-    return mean_interval(_difference(a, b), confidence)
+    return mean_interval(np.subtract(*_paired(a, b)))
 
 
-def proportion_interval(successes, n, confidence=0.95):
+def proportion_interval(successes, n):
     """Wilson's score interval of `successes` among `n` >= 1 independent trials (Wilson 1927)."""
     test = stats.binomtest(int(successes), int(n))
-    low, high = test.proportion_ci(confidence, method="wilson")
+    low, high = test.proportion_ci(method="wilson")
     return Interval(test.statistic, float(low), float(high), int(n))
 
 
-def cluster_interval(correct, clusters, confidence=0.95):
+def cluster_interval(correct, clusters):
     """Mean of `correct` with an interval that holds when images of one cluster are correlated.
 
     `correct` is (n,), one value per image: average repeated predictions of an image first.
@@ -153,33 +143,35 @@ def cluster_interval(correct, clusters, confidence=0.95):
     Practitioner's Guide to Cluster-Robust Inference"). The result's `n` counts clusters; with one
     image to a cluster this is the plain t interval.
     """
-    correct, clusters = _paired(correct, clusters)
-    mean = correct.mean()
     index = np.unique(clusters, return_inverse=True)[1]
+    correct, _ = _paired(correct, index)
+    mean = float(correct.mean())
     residuals = np.bincount(index, weights=correct - mean)
     n = len(residuals)
     if n < 2:
-        return Interval(float(mean), np.nan, np.nan, n)
+        return Interval(mean, np.nan, np.nan, n)
     error = np.sqrt(n / (n - 1) * np.sum(residuals**2)) / len(correct)
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * error
-    return Interval(float(mean), float(mean - half), float(mean + half), n)
+    half = float(stats.t.ppf(0.975, n - 1) * error)
+    return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_cluster_interval(correct_a, correct_b, clusters, confidence=0.95):
+def paired_cluster_interval(correct_a, correct_b, clusters):
     """`cluster_interval` of a - b for two classifiers judged on the same images."""
-    return cluster_interval(_difference(correct_a, correct_b), clusters, confidence)
+    return cluster_interval(np.subtract(*_paired(correct_a, correct_b)), clusters)
 
 
-def mcnemar(correct_a, correct_b):
-    """Exact two-sided p-value of McNemar's test on bool (n,) pairs (McNemar 1947).
+def _paired(a, b):
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"expected two arrays (n,) of equal length, not {a.shape} and {b.shape}")
+    return a, b
 
-    The images that only one of two classifiers has right are coin flips if both are equally good.
-    """
-    correct_a, correct_b = (values == 1 for values in _paired(correct_a, correct_b))
-    only_a, only_b = np.sum(correct_a & ~correct_b), np.sum(correct_b & ~correct_a)
-    if only_a + only_b == 0:
-        return 1.0
-    return float(stats.binomtest(int(only_a), int(only_a + only_b)).pvalue)
+
+def mcnemar(only_a, only_b):
+    """Exact two-sided p-value of McNemar's test (McNemar 1947): `only_a`, `only_b` are how many
+    images one of two classifiers alone has right, coin flips if both are equally good."""
+    flips = int(only_a + only_b)
+    return float(stats.binomtest(int(only_a), flips).pvalue) if flips else 1.0
 
 
 # --- calibration --------------------------------------------------------------------------------
@@ -199,19 +191,14 @@ def reliability_curve(labels, probabilities, bins=15):
     Bins are closed on the right as in Guo et al. 2017, "On Calibration of Modern Neural Networks".
     Probabilities outside [0, 1] (logarithms, say) raise ValueError.
     """
-    probabilities = np.asarray(probabilities)
-    confidence = probabilities.max(axis=1).astype(float)
-    if confidence.min() < 0 or confidence.max() > 1 + 1e-4:
+    confidence = np.max(probabilities, axis=1).astype(float)
+    if not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-4):
         raise ValueError("reliability needs probabilities between 0 and 1")
-    correct = np.equal(*_paired(probabilities.argmax(axis=1), labels))
+    correct = np.equal(*_paired(np.argmax(probabilities, axis=1), labels))
     index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    count = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence, mean_correct = (
-            np.bincount(index, weights=values, minlength=bins) / count
-            for values in (confidence, correct)
-        )
-    return ReliabilityCurve(mean_confidence, mean_correct, count)
+    by_bin = pd.DataFrame({"confidence": confidence, "accuracy": correct}).groupby(index)
+    means = by_bin.mean().reindex(range(bins)).to_numpy()
+    return ReliabilityCurve(*means.T, np.bincount(index, minlength=bins))
 
 
 def expected_calibration_error(labels, probabilities, bins=15):
@@ -242,14 +229,11 @@ def fit_temperature(labels, log_probabilities):
     """
     if not np.isfinite(log_probabilities).all():
         raise ValueError("the temperature needs finite log-probabilities")
-    fit = optimize.minimize_scalar(
-        lambda log_t: negative_log_likelihood(
-            labels, apply_temperature(log_probabilities, np.exp(log_t))
-        ),
-        bounds=np.log([0.05, 20]),
-        method="bounded",
-    )
-    return float(np.exp(fit.x))
+
+    def loss(log_t):
+        return negative_log_likelihood(labels, apply_temperature(log_probabilities, np.exp(log_t)))
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, 20])).x))
 
 
 # --- confusion ----------------------------------------------------------------------------------
@@ -270,18 +254,6 @@ def most_confused(matrix, class_names, count):
     order = np.argsort(-both, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
     return [(class_names[a], class_names[b], both[a, b].item()) for a, b in pairs if both[a, b]]
-
-
-def _paired(a, b):
-    a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"expected two arrays (n,) of equal length, not {a.shape} and {b.shape}")
-    return a, b
-
-
-def _difference(a, b):
-    a, b = _paired(a, b)
-    return a.astype(float) - b  # numpy refuses to subtract one bool array from another
 
 
 # --- geometry and writers ------------------------------------------------------------------------
@@ -312,20 +284,15 @@ def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, round
     examples are treated alike. Which classes a writer has contributed enters only through those
     means. Class means and offsets are estimated in turn, `rounds` times. Returns (n, d).
     """
-    geometry, labels, writers = np.asarray(geometry, float), np.asarray(labels), np.asarray(writers)
-    known = np.asarray(known, bool)
-    offsets = np.zeros_like(geometry)
+    geometry, offsets = pd.DataFrame(np.asarray(geometry, float)), 0.0
+    known = pd.Series(known, dtype=bool)
+    others = known.groupby(writers).transform("sum") - known
     for _ in range(rounds):
-        centred = geometry - offsets
-        means = np.zeros((labels.max() + 1, geometry.shape[1]))
-        for c in np.unique(labels[known]):
-            means[c] = centred[known & (labels == c)].mean(0)
-        residual = np.where(known[:, None], geometry - means[labels], 0)
-        for writer in np.unique(writers):
-            own = writers == writer
-            total, count = residual[own].sum(0), (known & own).sum()
-            offsets[own] = (total - residual[own]) / (count - known[own] + shrinkage)[:, None]
-    return geometry - offsets
+        means = (geometry - offsets)[known].groupby(labels[known]).mean().reindex(labels)
+        residual = (geometry - means.to_numpy()).where(known, 0)
+        total = residual.groupby(writers).transform("sum")
+        offsets = (total - residual).div(others + shrinkage, axis=0)
+    return (geometry - offsets).to_numpy()
 
 
 # --- convergence and label efficiency ------------------------------------------------------------
@@ -351,11 +318,10 @@ def ratio_interval(a, b):
 
     Raises ValueError for values that are not positive.
     """
-    a, b = _paired(a, b)
-    if not ((a > 0).all() and (b > 0).all()):
+    if not (np.greater(a, 0).all() and np.greater(b, 0).all()):
         raise ValueError("ratios need positive values")
-    logs = mean_interval(np.log(a) - np.log(b))
-    return Interval(*(float(np.exp(value)) for value in (logs.mean, logs.low, logs.high)), logs.n)
+    logs = paired_interval(np.log(a), np.log(b))
+    return Interval(*np.exp([logs.mean, logs.low, logs.high]).tolist(), logs.n)
 
 
 def area_under_curve(steps, values, horizon):
@@ -364,8 +330,7 @@ def area_under_curve(steps, values, horizon):
     steps, values: (checks,), steps increasing; straight lines between checks, level before the
     first and after the last.
     """
-    inside = [step for step in steps if 0 < step < horizon]
-    where = np.array([0, *inside, horizon], float)
+    where = np.unique(np.clip([0, *steps, horizon], 0, horizon))
     return float(np.trapezoid(np.interp(where, steps, values), where) / horizon)
 
 
@@ -379,8 +344,7 @@ def labels_needed(sizes, accuracies, wanted):
     if 1 - wanted < error[-1] - 1e-9:  # rounding must not turn a tie into a lower bound
         return np.inf
     errors = np.log(np.maximum(error, 1e-9))[::-1]
-    found = np.interp(np.log(max(1 - wanted, 1e-9)), errors, np.log(sizes)[::-1])
-    return float(np.exp(found))
+    return float(np.exp(np.interp(np.log(max(1 - wanted, 1e-9)), errors, np.log(sizes)[::-1])))
 
 
 def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
@@ -394,7 +358,7 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
     sizes, baseline, other = np.asarray(sizes, float), np.asarray(baseline), np.asarray(other)
     if baseline.shape != other.shape:
         raise ValueError(f"accuracies {baseline.shape} and {other.shape} are not paired by row")
-    at = int(np.flatnonzero(sizes == size)[0])
+    at = sizes.tolist().index(size)
 
     def factor(rows):
         return labels_needed(sizes, baseline[rows].mean(0), other[rows, at].mean()) / size
@@ -412,14 +376,10 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
 def equivalence_size(sizes, a, b, margin):
     """The smallest of `sizes` from which on a and b, accuracies (rows, s) paired by row, differ by
     less than the margin, by their intervals; None where not even the largest does."""
-    found = None
-    for size, ours, theirs in reversed(
-        list(zip(sizes, np.transpose(a), np.transpose(b), strict=True))
-    ):
-        if not paired_interval(ours, theirs).within(margin):
-            break
-        found = int(size)
-    return found
+    pairs = zip(np.transpose(a), np.transpose(b), strict=True)
+    apart = [not paired_interval(*pair).within(margin) for pair in pairs]
+    first = max(np.flatnonzero(apart), default=-1) + 1
+    return int(sizes[first]) if first < len(sizes) else None
 
 
 # --- similarity ----------------------------------------------------------------------------------
@@ -430,15 +390,11 @@ def linear_cka(x, y):
 
     1 means equal up to rotation and scale (Kornblith et al. 2019, section 3).
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) != len(y):
-        raise ValueError(f"features of {len(x)} and of {len(y)} examples")
-    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = (np.asarray(features, float) - np.mean(features, axis=0) for features in (x, y))
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / norms)
 
 
 def embedding(features, seed=0):
     """Features (n, d) as points (n, 2), neighbours kept (t-SNE, van der Maaten & Hinton 2008)."""
-    points = manifold.TSNE(init="pca", random_state=seed).fit_transform(np.asarray(features))
-    return points.astype(np.float32)
+    return manifold.TSNE(init="pca", random_state=seed).fit_transform(np.asarray(features))

@@ -37,7 +37,7 @@ class Audit:
     settled images that lie in their own class' folder (Wilson interval). counts: settled images,
     (K, K), rows their class, columns their folder; transition, low, high: the same as shares of
     the row, with Wilson intervals. evidence: further numbers, JSON-ready. classes: the class found
-    for each image, (n,); settled: whether its neighbours, and the witness, agree on it, (n,).
+    for each image, (n,); settled: whether its neighbours, and the reference, agree on it, (n,).
     """
 
     verdict: str
@@ -58,21 +58,21 @@ class Audit:
 
 
 def audit(
-    images: np.ndarray, folders: np.ndarray, witness: np.ndarray | None = None, seed: int = 0
+    images: np.ndarray, folders: np.ndarray, reference: np.ndarray | None = None, seed: int = 0
 ) -> Audit:
     """How the folders of a set of digits go together with what the pictures show.
 
     images: uint8 (n, 28, 28), bright ink on black. folders: int (n,), 0 to K - 1 for K >= 3
-    classes, each with at least `FEWEST` images. witness: some network's probabilities of the K
+    classes, each with at least `FEWEST` images. reference: some network's probabilities of the K
     classes, (n, K); it need not be a good one. seed: of the clustering.
 
     Pictures are described by histograms of their gradients' orientations (Dalal & Triggs 2005) and
-    cut into many small clusters. An image's folder, and the witness's answer, are taken to depend
+    cut into many small clusters. An image's folder, and the reference's answer, are taken to depend
     on its class alone (class-conditional noise, Patrini et al. 2017, section 2), which makes the
     clusters' folders a mixture of K multinomials; a hard EM gathers the clusters to classes. An
     image is settled when all its nearest neighbours lie in clusters of one class (clusterability,
-    Zhu et al. 2021), and the witness agrees. The settled images' folders give the transition
-    matrix. Without a witness, classes are named after the folder that most of their images lie in
+    Zhu et al. 2021), and the reference agrees. The settled images' folders give the transition
+    matrix. Without one, classes are named after the folder that most of their images lie in
     or, where none holds many, the one that fewest do. Raises `ValueError` for arrays that do not
     fit these descriptions.
     """
@@ -82,30 +82,30 @@ def audit(
     if classes < 3 or sizes.min() < FEWEST:
         raise ValueError(f"an audit takes 3 folders or more, each with {FEWEST} images or more")
     shape = (len(folders), classes)
-    if len(images) != len(folders) or (witness is not None and witness.shape != shape):
-        raise ValueError("images, folders and witness must be of one length, and K classes each")
+    if len(images) != len(folders) or (reference is not None and reference.shape != shape):
+        raise ValueError("images, folders and reference must be of one length, and K classes each")
     clusters, neighbours = _neighbourhoods(_gradients(images), seed)
     tables = [_table(clusters, folders, classes)]
-    evidence = {"images": len(folders), "witness": "none"}
-    if witness is not None:
-        answers = np.argmax(witness, 1)
+    evidence = {"images": len(folders), "reference": "none"}
+    if reference is not None:
+        answers = np.argmax(reference, 1)
         told = _table(clusters, answers, classes)
-        evidence["witness_agreement"] = float(told.max(1).sum() / told.sum())
-        if evidence["witness_agreement"] < 0.6:
-            evidence["witness"] = "set aside, as it contradicts the clusters"
+        evidence["reference_agreement"] = float(told.max(1).sum() / told.sum())
+        if evidence["reference_agreement"] < 0.6:
+            evidence["reference"] = "set aside, as it contradicts the clusters"
         elif len(set(told.argmax(1))) < classes:
-            evidence["witness"] = "set aside, as it does not find every class"
+            evidence["reference"] = "set aside, as it does not find every class"
         else:
-            evidence["witness"] = "used"
-    if evidence["witness"] == "used":
+            evidence["reference"] = "used"
+    if evidence["reference"] == "used":
         group, _ = _gather([*tables, told], told.argmax(1))
-        named_by = "the witness"
+        named_by = "the reference"
     else:
         group, named_by = _name(tables[0])
     votes = group[clusters[neighbours]]
     found = votes[:, 0]
     settled = (votes == found[:, None]).all(1)
-    if evidence["witness"] == "used":
+    if evidence["reference"] == "used":
         settled &= answers == found
     counts = _table(found[settled], folders[settled], classes, classes)
     evidence |= {
@@ -210,21 +210,17 @@ def _judge(counts: np.ndarray, own: Interval, evidence: dict) -> tuple[str, str]
     """The verdict on settled images (K, K), and why; adds what it rests on to the evidence."""
     classes, totals = len(counts), counts.sum(1)
     if evidence["settled"] < SETTLED or totals.min() < FEWEST:
-        return "undetermined", (
-            f"only {evidence['settled']:.0%} of the images are settled, {totals.min()} of the"
-            " rarest class: neighbours show no common class"
-        )
+        few = f"{evidence['settled']:.0%} of the images are settled, {totals.min()} of the rarest"
+        return "undetermined", f"only {few} class: neighbours show no common class"
     share = counts / totals[:, None]
     largest, mapping = share.max(1), share.argmax(1)
     moved = mapping != np.arange(classes)
     off = counts * (1 - np.eye(classes, dtype=int))
     wrong = 1 - own.mean
+    astray = f"{wrong:.1%} of the settled images lie in a wrong folder"
     if largest.min() > 0.9 and len(set(mapping)) == classes and (moved.any() or wrong < CLEAN):
-        if evidence["witness"] != "used":
-            return "undetermined", (
-                "each class lies in a folder of its own; whether it is the right one takes a"
-                " witness to tell: clean, or permuted"
-            )
+        if evidence["reference"] != "used":
+            return "undetermined", "clean, or permuted: it takes a reference to tell which"
         if moved.any():
             evidence["permutation"] = mapping.tolist()
             return "permuted", f"{moved.sum()} classes lie, whole, in another one's folder"
@@ -232,38 +228,26 @@ def _judge(counts: np.ndarray, own: Interval, evidence: dict) -> tuple[str, str]
     ratios, outliers, evidence["uniformity_p"] = _evenness(off)
     evidence["largest_ratio"], evidence["smallest_ratio"] = ratios.max(), ratios.min()
     even = ratios.max() <= BIASED and ratios.min() >= 1 / BIASED
-    avoided = [
-        analysis.proportion_interval(*row).low < 1 / classes
-        for row in zip(np.diag(counts), totals, strict=True)
-    ]
-    if own.mean < AVOIDED / classes and own.high < 1 / classes and all(avoided):
+    hits = [analysis.proportion_interval(*row) for row in zip(np.diag(counts), totals, strict=True)]
+    avoided = max(rate.low for rate in hits) < 1 / classes
+    if own.mean < AVOIDED / classes and own.high < 1 / classes and avoided:
         kind = "complementary" if even else "biased-complementary"
         return kind, (
             f"{own.mean:.2%} of the settled images lie in their own folder, and the others'"
             f" folders hold {ratios.min():.2f} to {ratios.max():.2f} times their even share"
         )
     if own.low < AVOIDED / classes:
-        return "undetermined", (
-            f"the own-folder rate, {own.mean:.1%}, is near what chance gives, or differs by class"
-        )
+        return "undetermined", f"the own-folder rate, {own.mean:.1%}, is near chance, or uneven"
     paired = off.max(1).sum() / off.sum()
     evidence["share_of_one_wrong_folder"] = float(paired)
     if paired > PAIRED:
-        return "pair-flip", (
-            f"{wrong:.1%} of the settled images lie in a wrong folder, {paired:.0%} of them in the"
-            " one their class prefers"
-        )
+        return "pair-flip", f"{astray}, {paired:.0%} of them in the one their class prefers"
     rates = [analysis.proportion_interval(*row) for row in zip(off.sum(1), totals, strict=True)]
     alike = max(rate.low for rate in rates) < 2 * min(rate.high for rate in rates)
     if moved.any() or paired > 0.5 or outliers > classes / 2 or not alike or wrong < 2 * CLEAN:
-        return "undetermined", (
-            f"{wrong:.1%} of the settled images lie in a wrong folder, by no rule known here"
-        )
-    redrawn = wrong * classes / (classes - 1)
-    return "symmetric-noise", (
-        f"{wrong:.1%} of the settled images lie in a wrong folder, spread over all:"
-        f" as if {min(redrawn, 1):.0%} of the labels were redrawn"
-    )
+        return "undetermined", f"{astray}, by no rule known here"
+    redrawn = min(wrong * classes / (classes - 1), 1)
+    return "symmetric-noise", f"{astray}, spread over all: as if {redrawn:.0%} were redrawn"
 
 
 def _evenness(off: np.ndarray) -> tuple[np.ndarray, int, float]:

@@ -26,11 +26,9 @@ if "google.colab" in sys.modules:
     checkout = os.path.expanduser("~/{name}")
     ![ -d $checkout ] || git clone -q --depth 1 $address $checkout
     %cd -q $checkout/notebooks
-    os.makedirs("colab", exist_ok=True)
-    for name in ("requirements.txt", "constraints.txt"):
-        with open(f"../{{name}}") as listed, open(f"colab/{{name}}", "w") as kept:
-            kept.writelines(line for line in listed if not re.match("{kernel}", line))
-    %pip install -r colab/requirements.txt
+    with open("../constraints.txt") as listed, open("colab-constraints.txt", "w") as kept:
+        kept.writelines(line for line in listed if not re.match("{kernel}", line))
+    %pip install -c colab-constraints.txt -e $checkout
     sys.path.insert(0, checkout)
     os.environ["PYTHONPATH"] = checkout
     print("Should Colab offer to restart the session, let it, and run this cell again.")"""

@@ -8,21 +8,23 @@ import string
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+_HERE = Path(__file__).resolve().parent.parent
+# The checkout; the current folder where the library is installed without one.
+ROOT = _HERE if (_HERE / "notebooks").is_dir() else Path.cwd()
 CLASS_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 DIGIT_NAMES = CLASS_NAMES[:10]
 PROFILES = ("smoke", "standard", "full")
-LOSSES = (
-    "cross-entropy",
-    "posterior",
-    "forward",
-    "SCL-NL",
-    "SCL-EXP",
-    "PC",
-    "L-W",
-    "NN",
-    "GA",
-)
+LOSSES = {  # name -> function in `losses`
+    "cross-entropy": "cross_entropy",
+    "PRODEN": "proden",
+    "forward": "forward",
+    "SCL-NL": "scl_nl",
+    "SCL-EXP": "scl_exp",
+    "PC": "pairwise_comparison",
+    "L-W": "weighted",
+    "NN": "non_negative",
+    "GA": "gradient_ascent",
+}
 SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
 RUNS = ROOT / "checkpoints" / "runs"
 
@@ -31,14 +33,30 @@ class UserError(Exception):
     """A mistake of the user's: shown as one line, without a traceback, exit code 2."""
 
 
+def from_caller(path: str | Path) -> Path:
+    """`path`, a relative one counted from the folder the user is in, which `make -C` leaves: to
+    what it starts, the Makefile names that folder in PWD. A program that calls make may leave an
+    old PWD: what lies in the current folder alone is taken from there."""
+    here = Path(path).expanduser()
+    there = Path(os.environ.get("PWD", "") if "MAKELEVEL" in os.environ else "", here)
+    return here if here.exists() and not there.exists() else there
+
+
+def require_checkout(command: str) -> None:
+    """Raise `UserError` unless the library lies in a checkout of the project, with notebooks."""
+    if not (ROOT / "notebooks").is_dir():
+        raise UserError(f"{command} needs a checkout of the project: there is no {ROOT}/notebooks")
+
+
 def data_dir() -> Path:
     """Folder of the raw archives and the decoded cache (environment variable DATA_DIR)."""
-    return Path(os.environ.get("DATA_DIR") or ROOT / "data").expanduser().resolve()
+    return from_caller(os.environ.get("DATA_DIR") or ROOT / "data").resolve()
 
 
 def mirror() -> str | None:
     """Folder or base URL holding the archives under their original names (MIRROR)."""
-    return os.environ.get("MIRROR") or None
+    place = os.environ.get("MIRROR")
+    return str(from_caller(place)) if place and "://" not in place else place or None
 
 
 def standin_wanted() -> bool:
@@ -55,9 +73,8 @@ def check_profile(profile: str) -> str:
 
 def digest(settings) -> str:
     """SHA-256 (hex, 64 characters) of a dataclass or JSON-like value, key order ignored."""
-    if dataclasses.is_dataclass(settings):
-        settings = dataclasses.asdict(settings)
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +84,7 @@ class Preprocessing:
     mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
     every side, to the input's square; "scale" centres the glyph and keeps its size; "canvas" keeps
     size and place; "mnist" brings the bounding box to 20 of 28 parts of the square and the ink's
-    centre of mass to its centre, as MNIST was made (LeCun et al. 1998, section III-A).
-    size: the input's side in pixels.
+    centre of mass to its centre (LeCun et al. 1998, section III-A). size: the input's side.
     """
 
     mode: str = "crop"
@@ -85,9 +101,8 @@ class Augmentation:
     """Random changes to a training picture; each number is the half-width of a uniform range.
 
     rotation: degrees. scale, aspect: log of the factor. shear: slope. shift: share of the side.
-    elastic: about the standard deviation, in pixels, of a smooth random displacement. thickness:
-    up to which share strokes go towards the picture dilated, or eroded, by one pixel. mixup: the
-    largest weight of a second picture mixed in.
+    elastic: standard deviation, in pixels, of a smooth displacement. thickness: up to which share
+    strokes go towards the picture dilated or eroded by a pixel. mixup: weight of a second picture.
     """
 
     rotation: float = 12.0
@@ -104,8 +119,8 @@ class Augmentation:
 class Network:
     """Shape of the convolutional network, see `model.build_cnn`.
 
-    width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each
-    stage. kernel: side of all kernels. dropout: share dropped before the last layer.
+    width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each.
+    kernel: side of all kernels. dropout: share dropped before the last layer.
     """
 
     width: float = 1.0
@@ -119,14 +134,14 @@ class Training:
     """How a network is trained, see `train.fit`.
 
     epochs: passes over the training images. batch: images per step. rate: the learning rate's
-    peak. schedule: "constant", "plateau", "cosine" or "one-cycle". weight_decay: AdamW's.
-    smoothing: share of the target spread over all classes. averaging: decay, per step, of the
-    running average of the weights that is the result; 0 takes the last weights. checks: how many
-    times the held-out examples are measured in the first epoch, and in each later one. loss: one of
-    `LOSSES`; all but "cross-entropy", which alone knows smoothing, take labels for complementary.
-    leak: the share of labels that are true nevertheless, for "forward" and "posterior".
-    sharpening: the exponent that "posterior" ends with, growing from 1 after the share `blunt` of
-    the steps. balance: weight at the start of `losses.imbalance`, falling to 0 as that grows.
+    peak. schedule: one of `SCHEDULES`, see `train.learning_rates`. weight_decay: AdamW's.
+    smoothing: share of the target spread over all classes, for "cross-entropy". averaging: decay,
+    per step, of the running average of the weights that is the result; 0 takes the last weights.
+    checks: how often held-out examples are measured in the first epoch, and in each later one.
+    loss: one of `LOSSES`; all but "cross-entropy" take labels for complementary. leak: the share of
+    labels that are true nevertheless, for "forward" and "PRODEN". sharpening: the exponent that
+    the targets of "PRODEN" end with, growing from 1 after the share `sharpening_start` of the
+    steps. balance: weight of `losses.imbalance` until then, falling to 0 as the exponent grows.
     """
 
     epochs: int = 30
@@ -140,24 +155,23 @@ class Training:
     loss: str = "cross-entropy"
     leak: float = 0.0
     sharpening: float = 1.0
-    blunt: float = 0.5
+    sharpening_start: float = 0.5
     balance: float = 0.0
 
     def __post_init__(self):
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r}: choose one of {', '.join(LOSSES)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        for name, choices in (("loss", LOSSES), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
     """What a training that begins with another network's weights takes over.
 
-    layers: convolutions, counted from the input; None takes all. head: whether the last layer is
-    taken over too, as far as the classes are the same. frozen: whether what was copied stays as it
-    is. rate_decay: factor on a layer's learning rate for each layer that it lies below the last
-    one (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
+    layers: convolutions, counted from the input; None takes all. head: whether the first columns
+    of the last layer are taken over too. frozen: whether what was copied stays as it is.
+    rate_decay: factor on a layer's learning rate for each layer that it lies below the last one
+    (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
     """
 
     layers: int | None = None
@@ -168,8 +182,7 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that, with the data, decides a run's result. threads: processor threads; their
-    number changes the order of sums, and so the result's last digits."""
+    """All that, with the data, decides a result; `threads` by the order of its sums alone."""
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -180,15 +193,13 @@ class Settings:
     threads: int = 1
 
 
-def changed(settings: Settings) -> dict:
+def changed(settings) -> dict:
     """The settings that differ from the defaults, by group."""
-    ours, default = dataclasses.asdict(settings), dataclasses.asdict(Settings())
     found = {}
-    for name, value in ours.items():
-        if isinstance(value, dict):
-            value = {key: one for key, one in value.items() if one != default[name][key]}
-        if value not in ({}, default[name]):
-            found[name] = value
+    for name, default in vars(type(settings)()).items():
+        value = getattr(settings, name)
+        if value != default:
+            found[name] = changed(value) if dataclasses.is_dataclass(value) else value
     return found
 
 

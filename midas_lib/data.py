@@ -1,32 +1,26 @@
-"""Archives to arrays: decoded images, and the one preprocessing that every network's input takes.
+"""Datasets as arrays: the three archives, or any folder or zip with a folder for each class.
 
-A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter of the archive's
-1200x900 each way, whatever the picture was. From the scan come the network's two inputs, the
-cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
+Decoded archives are cached; how they are divided for training and measuring stands here too.
 """
 
+import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import re
-import tempfile
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold, train_test_split
 
-from midas_lib import config, sources
-from midas_lib.config import Preprocessing, UserError
+from midas_lib import config, files, images, sources
+from midas_lib.config import UserError
 
-SCAN_SHAPE = (225, 300)
-INK = 127  # a pixel above this, ink bright, is ink
-# The archive's tablet left a pen dot at one spot of some scans: a fraction of the scan's width
-# and height (both from-to), and the largest such dot's side in pixels.
-STRAY_DOT = {"x": (0.65, 0.75), "y": (0.06, 0.13), "side": 25}
-MAX_PIXELS = 50_000_000
 CACHE_VERSION = 1
 
 
@@ -35,17 +29,17 @@ class ImageDataset:
     """Images with what is known about them, in the order of their sorted names.
 
     images: uint8 (n, height, width), as stored. labels: int64 (n,), indices into class_names.
-    writers: int64 (n,), or None where unknown. names: n member names. source, digest: where the
-    archive came from and its content digest (see `sources.Source`).
+    writers: int64 (n,), or None where unknown. names: n member names. source, digest: where they
+    came from and the digest of their content (see `sources.Source`; "folder" for `load_folder`).
     """
 
     images: np.ndarray
     labels: np.ndarray
-    writers: np.ndarray | None
     names: tuple[str, ...]
     class_names: tuple[str, ...]
     source: str
     digest: str
+    writers: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +51,11 @@ class Examples:
 
     pictures: np.ndarray
     labels: np.ndarray
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of pictures and labels, computed once."""
+        return array_digest(self.pictures, self.labels)
 
     def take(self, where) -> "Examples":
         """The examples at an index array or boolean mask."""
@@ -76,21 +75,11 @@ def load_characters(profile: str = "standard") -> ImageDataset:
     Raises `UserError` when no source has the archive, or an image in it cannot be decoded.
     """
     archive = sources.fetch("characters", profile=profile)
-
-    def decode():
-        members = list(sources.read_members(archive.paths[0], "characters"))
-        # OpenCV releases the interpreter while it decodes.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = list(pool.map(_scan_member, members))
-        matches = [re.search(r"img(\d{3})-(\d{3})\.png$", name) for name, _ in members]
-        return {
-            "images": np.stack(images),
-            "labels": np.array([int(m[1]) - 1 for m in matches]),
-            "writers": np.array([int(m[2]) for m in matches]),
-            "names": np.array([name for name, _ in members]),
-        }
-
-    return _dataset(archive, config.CLASS_NAMES, decode)
+    pictures, names = _decoded(archive, images.read_scan)
+    numbers = [re.search(r"(\d{3})-(\d{3})\.png$", name).groups() for name in names]
+    labels, writers = np.array(numbers, np.int64).T
+    labels -= 1
+    return _dataset(archive, config.CLASS_NAMES, pictures, labels, names, writers)
 
 
 def load_mnist(split: str, profile: str = "standard") -> ImageDataset:
@@ -98,22 +87,13 @@ def load_mnist(split: str, profile: str = "standard") -> ImageDataset:
 
     Raises `UserError` when no source has the files, `ValueError` for another split.
     """
-    prefix = {"train": "train", "test": "t10k"}.get(split)
-    if prefix is None:
+    if split not in ("train", "test"):
         raise ValueError(f"split {split!r}: choose train or test")
     archive = sources.fetch("mnist", profile=profile)
-    paths = {path.name: path for path in archive.paths}
-    images = sources.read_idx(paths[f"{prefix}-images-idx3-ubyte.gz"])
-    labels = sources.read_idx(paths[f"{prefix}-labels-idx1-ubyte.gz"])
-    return ImageDataset(
-        images=images,
-        labels=labels.astype(np.int64),
-        writers=None,
-        names=tuple(f"{split}/{i:06d}" for i in range(len(images))),
-        class_names=config.DIGIT_NAMES,
-        source=archive.source,
-        digest=archive.digest,
-    )
+    paths = archive.paths[:2] if split == "train" else archive.paths[2:]
+    pictures, labels = map(files.read_idx, paths)
+    names = tuple(f"{split}/{i:06d}" for i in range(len(pictures)))
+    return _dataset(archive, config.DIGIT_NAMES, pictures, labels.astype(np.int64), names)
 
 
 def load_mislabelled(profile: str = "standard") -> ImageDataset:
@@ -122,217 +102,101 @@ def load_mislabelled(profile: str = "standard") -> ImageDataset:
     Raises `UserError` when no source has the archive, or an image in it cannot be decoded.
     """
     archive = sources.fetch("mislabelled", profile=profile)
-
-    def decode():
-        members = list(sources.read_members(archive.paths[0], "mislabelled"))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = list(pool.map(lambda member: read_image(member[1], member[0]), members))
-        return {
-            "images": np.stack(images),
-            "labels": np.array([int(name.split("/")[1]) for name, _ in members]),
-            "names": np.array([name for name, _ in members]),
-        }
-
-    return _dataset(archive, config.DIGIT_NAMES, decode)
+    pictures, names = _decoded(archive, images.read_image)
+    labels = np.array([int(name.split("/")[1]) for name in names])
+    return _dataset(archive, config.DIGIT_NAMES, pictures, labels, names)
 
 
-def _scan_member(member: tuple[str, bytes]) -> np.ndarray:
-    return scan(read_image(member[1], member[0]))
+def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
+    """Any folder or zip with a folder for each class: scans, uint8 (n, 225, 300), and labels.
+
+    Folders are named as in `labelled`. An image that cannot be read or lies in no class' folder is
+    left out with a warning. Raises `UserError` when `path` cannot be read, or a class has no image.
+    """
+    skipped = []
+    found = read_labelled(path, class_names, skipped)
+    names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
+    for label, name in enumerate(class_names):
+        if label not in labels:
+            raise UserError(f"{path}: holds no readable image in a folder {name}; add some there")
+    if skipped:
+        first = f"{skipped[0]['file']}: {skipped[0]['reason']}"
+        warnings.warn(f"{path}: {len(skipped)} images left out ({first})", stacklevel=2)
+    scans, labels = np.stack(scans), np.array(labels)
+    digest = config.digest([names, array_digest(scans, labels)])
+    origin = sources.Source(name="folder", paths=(Path(path),), source="folder", digest=digest)
+    return _dataset(origin, tuple(class_names), scans, labels, names)
 
 
-def _dataset(archive: sources.Source, class_names: tuple[str, ...], decode) -> ImageDataset:
-    cache = (
-        config.data_dir() / "cache" / f"{archive.name}-{archive.digest[:16]}-{CACHE_VERSION}.npz"
-    )
-    try:
-        with np.load(cache) as stored:
-            return _filled(archive, class_names, stored)
-    except Exception:  # not there, or damaged, which numpy tells in many ways: decode again
-        arrays = decode()
-        _save_cache(cache, arrays)
-    return _filled(archive, class_names, arrays)
+def labelled(
+    path: str | Path, class_names: tuple[str, ...], skipped: list[dict], chosen: set | None = None
+) -> Iterator[tuple[str, np.ndarray, int | None]]:
+    """Yield (name, scan, label) of the images below a folder or in a zip, see `files.walk`.
+
+    The label is `label_of` the name. chosen: names of the images to be read, None for all. What
+    cannot be read, or holds no ink, is added to `skipped`, as {"file", "reason"}.
+    """
+    for name, content in files.walk(path, skipped):
+        if chosen is None or name in chosen:
+            try:
+                scan = images.read_scan(content, name)
+            except UserError as error:
+                skipped.append({"file": name, "reason": str(error).removeprefix(f"{name}: ")})
+            else:
+                yield name, scan, label_of(name, class_names)
 
 
-def _filled(archive: sources.Source, class_names: tuple[str, ...], arrays) -> ImageDataset:
+def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
+    """What `labelled` yields; those without a label are skipped too, unless none has one."""
+    found = list(labelled(path, class_names, skipped))
+    known = [one for one in found if one[2] is not None]
+    if known:  # a stray image beside the class folders
+        strays = [name for name, _, label in found if label is None]
+        skipped += [{"file": name, "reason": "lies in no class folder"} for name in strays]
+    return known or found
+
+
+def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
+    """The class that the innermost folder saying one names: `SampleCCC`, CCC the class's number
+    from 1, or the class's own name. None where no folder does."""
+    for folder in reversed(name.split("/")[:-1]):
+        sample = re.fullmatch(r"[Ss]ample0*(\d+)", folder)
+        if sample and 1 <= int(sample[1]) <= len(class_names):
+            return int(sample[1]) - 1
+        if folder in class_names:
+            return class_names.index(folder)
+    return None
+
+
+def _dataset(archive, class_names, pictures, labels, names, writers=None) -> ImageDataset:
     return ImageDataset(
-        images=arrays["images"],
-        labels=arrays["labels"],
-        writers=arrays.get("writers"),
-        names=tuple(arrays["names"].tolist()),
+        images=pictures,
+        labels=labels,
+        names=names,
         class_names=class_names,
         source=archive.source,
         digest=archive.digest,
+        writers=writers,
     )
 
 
-def _save_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = None
+def _decoded(archive: sources.Source, read) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The archive's pictures, each as `read` gives it, and their names; from the cache if there."""
+    file = f"{archive.name}-{archive.digest[:16]}-{CACHE_VERSION}.npz"
+    cache = config.data_dir() / "cache" / file
+    # not there, or damaged, which numpy tells in many ways
+    with contextlib.suppress(Exception), np.load(cache) as stored:
+        return stored["images"], tuple(stored["names"].tolist())
+    names, contents = zip(*sources.read_members(archive.paths[0], archive.name), strict=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter
+        pictures = np.stack(list(pool.map(read, contents, names)))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
+        with files.replacing(cache) as temporary, open(temporary, "wb") as file:
+            np.savez(file, images=pictures, names=np.array(names))
     except OSError as error:
-        warnings.warn(
-            f"{path}: not cached ({error.strerror}); decoding again next time", stacklevel=2
-        )
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def read_image(image, name: str = "image") -> np.ndarray:
-    """A picture as gray uint8 (height, width).
-
-    image: a path, the bytes of an image file, a PIL image, or an array (h, w), (h, w, 1),
-    (h, w, 3) or (h, w, 4) of integers, floats in 0-1, or booleans; colours in RGB order. Palette
-    and 16-bit files are read too; transparent pixels count as white paper, or as black where the
-    ink would not show on white.
-    name: what an error calls it. Raises `UserError` when it cannot be read.
-    """
-    if isinstance(image, (str, Path)):
-        name = str(image)
-        try:
-            image = Path(image).read_bytes()
-        except OSError as error:
-            raise UserError(f"{name}: {error.strerror}; give the path of an image file") from None
-    if isinstance(image, bytes):
-        return _gray(_decode(image, name), name, cv2.COLOR_BGR2GRAY)
-    if hasattr(image, "convert") and not image.mode.startswith("I"):  # 16 bits would be clipped
-        image = image.convert("RGBA")
-    return _gray(np.asarray(image), name, cv2.COLOR_RGB2GRAY)
-
-
-def _decode(content: bytes, name: str) -> np.ndarray:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # an empty buffer, or a size beyond OpenCV's limits
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{name}: not a readable image; give a PNG, JPEG, BMP or TIFF file")
-    return pixels
-
-
-def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    colours = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
-    if not (colours or pixels.ndim == 2) or not pixels.size or pixels.dtype.kind not in "uifb":
-        raise UserError(
-            f"{name}: an array of shape {pixels.shape} is no image; give (h, w[, 1|3|4])"
-        )
-    if pixels.size > MAX_PIXELS * 4:
-        raise UserError(f"{name}: over {MAX_PIXELS // 10**6} million pixels; make it smaller")
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise UserError(f"{name}: floating-point pixels must lie between 0 and 1")
-        pixels = pixels.astype(np.float32)
-    elif pixels.dtype.kind == "b":
-        pixels = pixels.astype(np.float32)
-    elif pixels.dtype != np.uint8:
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise UserError(f"{name}: integer pixels must lie between 0 and 65535")
-        full = 255 if pixels.max() <= 255 and pixels.dtype != np.uint16 else 65535
-        pixels = pixels.astype(np.float32) / full
-    if colours:
-        unit = 255.0 if pixels.dtype == np.uint8 else 1.0
-        gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), conversion)
-        if pixels.shape[2] == 4:
-            opacity = pixels[..., 3] / unit
-            on_white = gray * opacity + unit * (1 - opacity)
-            gray = on_white if np.ptp(on_white) > unit / 8 else gray * opacity
-            gray = np.rint(gray).astype(np.uint8) if pixels.dtype == np.uint8 else gray
-        pixels = gray
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    return pixels
-
-
-def scan(image: np.ndarray) -> np.ndarray:
-    """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): resized, by area (down) or
-    linearly (up), until it fits, and padded with its own paper, the picture in the middle."""
-    height, width = image.shape
-    scale = min(SCAN_SHAPE[0] / height, SCAN_SHAPE[1] / width)
-    fitted = [max(1, round(side * scale)) for side in (width, height)]
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(image, fitted, interpolation=interpolation)
-    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
-    padding = [(extra // 2, extra - extra // 2) for extra in spare]
-    return np.pad(resized, padding, constant_values=_paper(image))
-
-
-def _paper(image: np.ndarray) -> int:
-    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    return int(np.median(border))
-
-
-def ink(scanned: np.ndarray) -> np.ndarray:
-    """A scan, dark on light or light on dark, as uint8 with black paper and the ink at up to 255.
-
-    The border's median is the paper; the stray pen dot of the archive's tablet is wiped out where
-    there is other ink. Raises `UserError` for an image without ink.
-    """
-    paper = _paper(scanned)
-    strength = np.abs(scanned.astype(np.int16) - paper)
-    if strength.max() < 32:
-        raise UserError("no ink in the image: it is one even colour; give a picture of a character")
-    bright = np.rint(strength * (255.0 / strength.max())).astype(np.uint8)
-    count, parts, boxes, centres = cv2.connectedComponentsWithStats(
-        (bright > INK).astype(np.uint8), connectivity=8
-    )
-    for part in range(1, count if count > 2 else 0):
-        x, y = centres[part] / SCAN_SHAPE[::-1]
-        at_spot = _between(x, STRAY_DOT["x"]) and _between(y, STRAY_DOT["y"])
-        if at_spot and boxes[part, 2:4].max() <= STRAY_DOT["side"]:
-            bright[cv2.dilate((parts == part).astype(np.uint8), np.ones((3, 3))) > 0] = 0
-    return bright
-
-
-def _between(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] < value < bounds[1]
-
-
-def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """Scans uint8 (n, 225, 300) to the network's inputs.
-
-    Returns the pictures, uint8 (n, size, size, 1), bright ink on black, and the geometry, float32
-    (n, 2): the glyph's top and bottom edge as shares of the scan's height, from the top.
-    Raises `UserError` for a scan without ink.
-    """
-    pictures = np.empty((len(scans), settings.size, settings.size, 1), np.uint8)
-    geometry = np.empty((len(scans), 2), np.float32)
-    for i, scanned in enumerate(scans):
-        bright = ink(scanned)
-        rows, columns = (np.flatnonzero((bright > INK).any(axis)) for axis in (1, 0))
-        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        geometry[i] = top / SCAN_SHAPE[0], bottom / SCAN_SHAPE[0]
-        centre, side = ((left + right) / 2, (top + bottom) / 2), float(SCAN_SHAPE[1])
-        if settings.mode == "crop":
-            side = max(bottom - top, right - left) * (1 + 2 * settings.margin)
-        elif settings.mode == "mnist":
-            mass = bright[top:bottom, left:right].astype(float)
-            centre = (
-                left + mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum(),
-                top + mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum(),
-            )
-            side = max(bottom - top, right - left) * 28 / 20
-        elif settings.mode == "scale":
-            side = 190.0  # the largest glyph still fits, all but its outermost pixels
-        else:
-            centre = (SCAN_SHAPE[1] / 2, SCAN_SHAPE[0] / 2)
-        pictures[i, ..., 0] = _window(bright, centre, side, settings.size)
-    return pictures, geometry
-
-
-def _window(image: np.ndarray, centre, side: float, size: int) -> np.ndarray:
-    """The square of `side` pixels round `centre`, resized to `size` without aliasing."""
-    fine = 4 * size
-    scale = fine / side
-    shift = [fine / 2 - c * scale for c in centre]
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
-    window = cv2.warpAffine(image, matrix, (fine, fine), flags=cv2.INTER_LINEAR)
-    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)
+        reason = f"not cached ({error.strerror}); decoding again next time"
+        warnings.warn(f"{cache}: {reason}", stacklevel=3)
+    return pictures, names
 
 
 def folds(labels: np.ndarray, partition: int, writers: np.ndarray | None = None) -> np.ndarray:
@@ -375,6 +239,21 @@ def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
         )
     order = np.random.default_rng(draw).permutation(len(labels))
     return np.sort(np.concatenate([order[labels[order] == c][:each] for c in classes]))
+
+
+def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
+    """The first `per_class` images of every class; all of them for None."""
+    if per_class is None:
+        return dataset
+    first = [np.flatnonzero(dataset.labels == c)[:per_class] for c in np.unique(dataset.labels)]
+    where = np.sort(np.concatenate(first))
+    return dataclasses.replace(
+        dataset,
+        images=dataset.images[where],
+        labels=dataset.labels[where],
+        writers=None if dataset.writers is None else dataset.writers[where],
+        names=tuple(dataset.names[i] for i in where),
+    )
 
 
 def array_digest(*arrays: np.ndarray) -> str:

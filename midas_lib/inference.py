@@ -1,22 +1,20 @@
 """Use a trained network: load a checkpoint, read images, measure a test set."""
 
 import dataclasses
+import itertools
 import json
-import os
 import re
 import tempfile
-from collections.abc import Iterator
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from midas_lib import analysis, audit, data, sources
+from midas_lib import analysis, audit, data, files, images
 from midas_lib.config import DIGIT_NAMES, Preprocessing, UserError
 
 BATCH = 256
-NESTING = 3  # zips within zips are opened this deep
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +29,7 @@ class Classifier:
     def predict(self, image):
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
 
-        image: a path, a PIL image or an array (see `data.read_image`); a list of such gives a list
+        image: a path, a PIL image or an array, see `images.read_image`; a list of such gives a list
         of answers. Raises `UserError`, naming the image, for one that cannot be read or holds no
         ink.
         """
@@ -39,21 +37,15 @@ class Classifier:
             return self.predict([image])[0]
         if not image:
             return []
-        names = [
-            str(one) if isinstance(one, str | Path) else f"image {i}" for i, one in enumerate(image)
-        ]
-        return self.answers(np.stack([_scan(*one) for one in zip(image, names, strict=True)]))
-
-    def answers(self, scans: np.ndarray) -> list[tuple]:
-        """`(label, index, probabilities)` of each of n >= 1 scans, uint8 (n, 225, 300)."""
+        scans = [images.read_scan(one, f"image {i}") for i, one in enumerate(image)]
         return [
             (self.class_names[row.argmax()], int(row.argmax()), row)
-            for row in self.probabilities(scans)
+            for row in self.probabilities(np.stack(scans))
         ]
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
-        inputs = data.preprocess(scans, self.preprocessing)[: len(self.model.inputs)]
+        inputs = images.preprocess(scans, self.preprocessing)[: len(self.model.inputs)]
         parts = []
         for start in range(0, len(scans), BATCH):
             batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
@@ -67,20 +59,19 @@ def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
     description: JSON-ready, with at least "class_names" and "settings", whose "preprocessing"
     holds `config.Preprocessing`'s fields.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-        network, text = Path(folder, "model.keras"), Path(folder, "model.json")
+    text = json.dumps(description, indent=1, sort_keys=True) + "\n"
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder, "model.keras")  # Keras tells the format by the name
         model.save(network)
-        text.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
-        os.replace(network, path)
-        os.replace(text, path.with_suffix(".json"))
+        files.write(path, network.read_bytes())
+    files.write(path.with_suffix(".json"), text.encode())
 
 
 def load_classifier(path) -> Classifier:
     """The classifier saved as `path`, a .keras file with its .json beside it.
 
-    Loaded in Keras' safe mode. Raises `UserError` when the file is missing, no checkpoint, carries
-    code, or does not fit its .json.
+    Loaded in Keras' safe mode, and without Lambda layers, of which that mode lets some pass. Raises
+    `UserError` when the file is missing, no checkpoint, carries code, or does not fit its .json.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,6 +79,10 @@ def load_classifier(path) -> Classifier:
     if path.suffix != ".keras":  # Keras would read it as another format, with other safeguards
         raise UserError(f"{path}: not a checkpoint, by its name; give a .keras file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            layers = json.dumps(json.loads(archive.read("config.json")))
+        if re.search(r'"class_name": "[^"]*Lambda"|__lambda__', layers):
+            raise ValueError("it carries code, in a Lambda layer")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts happen to raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -98,9 +93,8 @@ def load_classifier(path) -> Classifier:
         class_names = tuple(map(str, description["class_names"]))
         preprocessing = Preprocessing(**description["settings"]["preprocessing"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{notes}: does not describe {path.name} ({error!r}); put the .json saved with it there"
-        ) from None
+        reason = f"does not describe {path.name} ({error!r}); put the .json saved with it there"
+        raise UserError(f"{notes}: {reason}") from None
     picture, geometry = (None, preprocessing.size, preprocessing.size, 1), (None, 2)
     inputs = [picture, geometry] if len(model.inputs) > 1 else [picture]
     wanted = [*inputs, (None, len(class_names))]
@@ -115,7 +109,8 @@ def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
 
     Raises `UserError`, naming the file, for the first that cannot be read.
     """
-    return _rows(paths, classifier.predict([Path(path) for path in paths]))
+    scans = np.stack([images.read_scan(Path(path)) for path in paths])
+    return _rows(paths, classifier.probabilities(scans), classifier.class_names)
 
 
 def evaluate(classifier: Classifier, path) -> dict:
@@ -127,84 +122,53 @@ def evaluate(classifier: Classifier, path) -> dict:
     {"n", "accuracy"}}), predictions and skipped ([{"file", "reason"}]). Where no image has a
     class: n, predictions and skipped. Raises `UserError` when nothing can be read.
     """
-    path = Path(path)
-    files, scans, labels, skipped = [], [], [], []
-    for name, content in _contents(path, skipped):
-        try:
-            scans.append(_scan(content, name))
-        except UserError as error:
-            skipped.append({"file": name, "reason": str(error).removeprefix(f"{name}: ")})
-            continue
-        files.append(name)
-        labels.append(_label(name, classifier.class_names))
-    if not files:
+    skipped = []
+    found = data.read_labelled(path, classifier.class_names, skipped)
+    if not found:
         reason = f" ({skipped[0]['file']}: {skipped[0]['reason']})" if skipped else ""
         raise UserError(f"{path}: holds no readable image{reason}; give a folder or zip of images")
-    known = [i for i, label in enumerate(labels) if label is not None]
-    if known:  # a stray image beside the class folders has nothing to be measured against
-        skipped += [
-            {"file": files[i], "reason": "lies in no class folder"}
-            for i in range(len(files))
-            if labels[i] is None
-        ]
-        files, scans = [files[i] for i in known], [scans[i] for i in known]
-    answers = classifier.answers(np.stack(scans))
-    document = {"n": len(files), "predictions": _rows(files, answers), "skipped": skipped}
-    if known:
-        truth = np.array([labels[i] for i in known])
-        probabilities = np.stack([row for _, _, row in answers])
-        document |= _measures(truth, probabilities, classifier.class_names)
+    names, scans, labels = zip(*found, strict=True)
+    probabilities = classifier.probabilities(np.stack(scans))
+    rows = _rows(names, probabilities, classifier.class_names)
+    document = {"n": len(names), "predictions": rows, "skipped": skipped}
+    if None not in labels:
+        document |= _measures(np.array(labels), probabilities, classifier.class_names)
     return document
 
 
-def audit_folders(path, witness: Classifier | None = None, limit: int = 20_000) -> dict:
+def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000) -> dict:
     """`audit.audit` of a folder or zip of digits, one folder for each class.
 
-    A class's folder is named by its digit, or `SampleCCC` with CCC from 001 for 0. witness: answers
-    beside the folders; it must know the classes. limit: images looked at, drawn at random. Returns,
-    JSON-ready: n, classes, verdict, reason, advice, own_folder_rate, own_folder_rate_interval,
-    transition, transition_low, transition_high, counts, evidence and skipped ([{"file",
-    "reason"}]). Raises `UserError` for a folder that is no class, a class without enough readable
-    images, fewer than three classes, or a witness that does not know them.
+    A class's folder is named by its digit, or `SampleCCC` with CCC from 001 for 0. reference:
+    answers beside the folders; it must know the classes. limit: images looked at, drawn at random.
+    Returns, JSON-ready: n, classes, verdict, reason, advice, own_folder_rate,
+    own_folder_rate_interval, transition, transition_low, transition_high, counts, evidence and
+    skipped ([{"file", "reason"}]). Raises `UserError` for a folder that is no class, a class
+    without enough readable images, fewer than three classes, or a reference that does not know
+    them.
     """
     path = Path(path)
-    if witness is not None and not set(DIGIT_NAMES) <= set(witness.class_names):
-        raise UserError("the witness does not know the digits 0 to 9; name another, or none")
-    total = sum(1 for _ in _contents(path, []))
-    chosen = set(np.random.default_rng(0).permutation(total)[:limit].tolist())
-    skipped, scans, labels, pictures, answers = [], [], [], [], []
-
-    def look():
-        stacked = np.stack(scans)
-        pictures.append(data.preprocess(stacked, Preprocessing(mode="mnist"))[0][..., 0])
-        if witness is not None:
-            answers.append(witness.probabilities(stacked))
-        scans.clear()
-
-    for i, (name, content) in enumerate(_contents(path, skipped)):
-        label = _label(name, DIGIT_NAMES)
-        if label is None:
-            raise UserError(
-                f"{path}: {name} lies in no class folder; name them 0 to 9, and keep others away"
-            )
-        if i not in chosen:
-            continue
-        try:
-            scans.append(_scan(content, name))
-        except UserError as error:
-            skipped.append({"file": name, "reason": str(error).removeprefix(f"{name}: ")})
-            continue
-        labels.append(label)
-        if len(scans) == BATCH:
-            look()
-    if scans:
-        look()
+    if reference is not None and not set(DIGIT_NAMES) <= set(reference.class_names):
+        raise UserError("the reference does not know the digits 0 to 9; name another, or none")
+    names = [name for name, _ in files.walk(path, [])]
+    for name in names:
+        if data.label_of(name, DIGIT_NAMES) is None:
+            raise UserError(f"{path}: {name} lies in no class folder; name them 0 to 9, or move it")
+    chosen = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:limit]}
+    skipped, labels, pictures, answers = [], [], [], []
+    found = data.labelled(path, DIGIT_NAMES, skipped, chosen)
+    while batch := list(itertools.islice(found, BATCH)):
+        scans = np.stack([scan for _, scan, _ in batch])
+        labels += [label for _, _, label in batch]
+        pictures.append(images.preprocess(scans, Preprocessing(mode="mnist"))[0][..., 0])
+        if reference is not None:
+            answers.append(reference.probabilities(scans))
     classes, folders, counts = np.unique(labels, return_inverse=True, return_counts=True)
     _check_classes(path, classes, counts)
     names = [DIGIT_NAMES[c] for c in classes]
     probabilities = None
-    if witness is not None:
-        columns = [witness.class_names.index(name) for name in names]
+    if reference is not None:
+        columns = [reference.class_names.index(name) for name in names]
         probabilities = np.concatenate(answers)[:, columns]
     found = audit.audit(np.concatenate(pictures), folders, probabilities)
     return {
@@ -225,21 +189,16 @@ def audit_folders(path, witness: Classifier | None = None, limit: int = 20_000) 
 
 
 def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
-    folders = [folder for folder in path.rglob("*") if folder.is_dir()] if path.is_dir() else []
-    for folder in folders:
-        label = _label(f"{folder.name}/", DIGIT_NAMES)
+    for folder in path.rglob("*") if path.is_dir() else ():
+        label = data.label_of(f"{folder.name}/", DIGIT_NAMES) if folder.is_dir() else None
         if label is not None and label not in classes:
-            raise UserError(
-                f"{folder}: holds no readable image among those looked at; fill it, or remove it"
-            )
+            raise UserError(f"{folder}: holds no readable image of those looked at; remove it")
     if len(classes) < 3:
         raise UserError(f"{path}: holds images of {len(classes)} classes; an audit takes 3 or more")
     if counts.min() < audit.FEWEST:
         rarest = DIGIT_NAMES[classes[counts.argmin()]]
-        raise UserError(
-            f"{path}: {counts.min()} readable images of folder {rarest} among those looked at; an"
-            f" audit takes {audit.FEWEST} of each class or more (--limit looks at more)"
-        )
+        found = f"of those looked at, {counts.min()} readable images are of folder {rarest}"
+        raise UserError(f"{path}: {found}; an audit takes {audit.FEWEST} of each (see --limit)")
 
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:
@@ -262,74 +221,9 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
     }
 
 
-def _rows(files, answers: list[tuple]) -> list[dict]:
+def _rows(names, probabilities: np.ndarray, class_names) -> list[dict]:
+    best = probabilities.argmax(1).tolist()
     return [
-        {"file": str(file), "label": label, "index": index, "probability": float(row.max())}
-        for file, (label, index, row) in zip(files, answers, strict=True)
+        {"file": str(name), "label": class_names[i], "index": i, "probability": float(row[i])}
+        for name, row, i in zip(names, probabilities, best, strict=True)
     ]
-
-
-def _scan(image, name: str) -> np.ndarray:
-    """An image's scan; `UserError`, naming it, when it cannot be read or holds no ink."""
-    scanned = data.scan(data.read_image(image, name))
-    try:
-        data.ink(scanned)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    return scanned
-
-
-def _contents(path: Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
-    """The images below a folder or in a zip, as (name, bytes), sorted by name; what cannot be read
-    is noted in `skipped`."""
-    if path.is_file():
-        yield from _members(path, "", 0, skipped)
-        return
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder or zip")
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_dir() or sources.SYSTEM_FILE.search(name):
-            continue
-        if name.lower().endswith(".zip"):
-            yield from _inner_zip(file, name, 0, skipped)
-        elif name.lower().endswith(IMAGE_ENDINGS):
-            try:
-                content = file.read_bytes()
-            except OSError as error:
-                skipped.append({"file": name, "reason": error.strerror})
-            else:
-                yield name, content
-
-
-def _members(path: Path, prefix: str, depth: int, skipped: list[dict]):
-    for member, content in sources.read_members(path):
-        name = prefix + member
-        if name.lower().endswith(IMAGE_ENDINGS):
-            yield name, content
-        elif name.lower().endswith(".zip"):
-            with tempfile.TemporaryDirectory() as folder:
-                inner = Path(folder, "inner.zip")
-                inner.write_bytes(content)
-                yield from _inner_zip(inner, name, depth + 1, skipped)
-
-
-def _inner_zip(path: Path, name: str, depth: int, skipped: list[dict]):
-    if depth > NESTING:
-        skipped.append({"file": name, "reason": f"more than {NESTING} zips deep"})
-        return
-    try:
-        yield from _members(path, f"{name}/", depth, skipped)
-    except sources.UnreadableError as error:
-        skipped.append({"file": name, "reason": error.reason})
-
-
-def _label(name: str, class_names: tuple[str, ...]) -> int | None:
-    """The class that the innermost folder saying one names."""
-    for folder in reversed(name.split("/")[:-1]):
-        sample = re.fullmatch(r"[Ss]ample0*(\d+)", folder)
-        if sample and 1 <= int(sample[1]) <= len(class_names):
-            return int(sample[1]) - 1
-        if folder in class_names:
-            return class_names.index(folder)
-    return None

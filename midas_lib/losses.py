@@ -1,6 +1,7 @@
-"""Loss functions: one function each, with the paper it comes from.
+"""Loss functions: one function each, with the paper it comes from; `config.LOSSES` names them.
 
-All take targets and logits, (n, classes) each, and return a scalar. For those of complementary
+All take targets and logits, (n, classes) each, and return a scalar; a further parameter is the
+setting of that name in `config.Training`. For those of complementary
 labels a target is the one-hot vector of the class that the example is said *not* to have, each of
 the other classes being as likely to be named.
 """
@@ -46,15 +47,15 @@ def pairwise_comparison(targets, logits):
     return ops.mean(ops.sum((1 - targets) * ops.sigmoid(-lead), -1))
 
 
-def posterior(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
-    """Cross-entropy of two views of each picture against what both, and the label, say together.
+def proden(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
+    """Progressive identification of the true class (PRODEN, Lv et al. 2020) with consistency
+    between two augmented views (after Wu et al. 2022).
 
-    logits: (2n, classes), the second views' below the first ones'. The target is the classes'
-    posterior: the mean of the views' probabilities, times the label's probability given the class,
-    to the power `sharpening`, normalised; no gradient flows through it. A row of zeros in `targets`
-    is a picture without a label. With one view and no sharpening it has `forward`'s gradient.
-    Self-training on the possible classes is PRODEN's (Lv et al. 2020), agreement between views
-    after Wu et al. 2022.
+    logits: (2n, classes), the second views' below the first ones'. Self-training: both views'
+    cross-entropy against one soft target, through which no gradient flows: the mean of their
+    predictions, times the likelihood of the complementary label under each class (a share `leak`
+    of the labels is true), to the power `sharpening`, normalised. A row of zeros in `targets` is a
+    picture without a label. With equal views and no sharpening it has `forward`'s gradient.
     """
     one, other = ops.split(ops.softmax(logits), 2)
     likelihood = leak * targets + (1 - leak) * (1 - targets) / (logits.shape[-1] - 1)
@@ -102,14 +103,3 @@ def _partial_risks(targets, logits):
 
 def _probability(targets, logits):
     return ops.sum(targets * ops.softmax(logits), -1)
-
-
-COMPLEMENTARY = {
-    "forward": forward,
-    "SCL-NL": scl_nl,
-    "SCL-EXP": scl_exp,
-    "PC": pairwise_comparison,
-    "L-W": weighted,
-    "NN": non_negative,
-    "GA": gradient_ascent,
-}

@@ -1,48 +1,43 @@
 """Figures of the reports: arrays in, a matplotlib `Figure` out.
 
 Nothing here trains, loads or saves, and pyplot's global state is never touched. Images are
-(n, height, width) or (n, height, width, 1), uint8 or float in 0-255. Accuracies are fractions and
-shown as percent. A figure's natural size is 100 CSS pixels an inch, at most 7 inches wide; the
-look is `report.mplstyle`.
+(n, height, width) or (n, height, width, 1), uint8 or float in 0-255. An Interval is
+`analysis.Interval`, of 95 % unless it says otherwise; bounds that are nan are not drawn. Accuracies
+and their differences are fractions, shown as percent. A figure's natural size is 100 CSS pixels an
+inch, at most 7 inches wide; the look is `report.mplstyle`.
 """
 
 import functools
+import io
 import textwrap
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
+import matplotlib.figure
 import matplotlib.style
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 STYLE = Path(__file__).with_name("report.mplstyle")
 WIDTH = 7.0  # inches
 BLUE, RED, GREY, DARK = "#00599C", "#D55E00", "#6B6B6B", "#222222"
+DASHED = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "marker": ""}
 SMALL = 10  # points, titles of small pictures
 
 # Part 2's arms look the same in every figure. The colours differ in lightness too, and each is dark
 # enough for text on white; what is no arm takes a style of OTHER_STYLES.
+_LOOKS = {
+    "random": ("random start", "#C85200", "s", "--"),
+    "digits": ("400 digits", "#7A2E8E", "D", "-."),
+    "characters": ("62 characters", "#07706B", "^", ":"),
+    "characters-digits": ("62 characters, then digits", "#12305A", "o", "-"),
+}
 ARM_STYLES = {
-    "random": {"label": "random start", "color": "#C85200", "marker": "s", "linestyle": "--"},
-    "digits": {"label": "400 digits", "color": "#7A2E8E", "marker": "D", "linestyle": "-."},
-    "characters": {"label": "62 characters", "color": "#07706B", "marker": "^", "linestyle": ":"},
-    "characters-digits": {
-        "label": "62 characters, then digits",
-        "color": "#12305A",
-        "marker": "o",
-        "linestyle": "-",
-    },
+    arm: dict(zip(("label", "color", "marker", "linestyle"), look, strict=True))
+    for arm, look in _LOOKS.items()
 }
 OTHER_STYLES = (
     {"color": DARK, "marker": "v", "linestyle": "-"},
@@ -55,13 +50,31 @@ DIGIT_COLORS = (
     "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
 )  # fmt: skip
 
+# Within it, all is drawn and saved in the report's style, whatever the user's settings are.
+in_style = functools.partial(matplotlib.style.context, STYLE, after_reset=True)
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that shows as a picture where a notebook's cell ends with it."""
+
+    def _repr_png_(self):
+        return png(self)
+
+
+def png(figure, **options) -> bytes:
+    """A figure as a PNG file, in the report's style; `options` are `Figure.savefig`'s."""
+    buffer = io.BytesIO()
+    with in_style():
+        figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
+    return buffer.getvalue()
+
 
 def _styled(draw):
-    """Make the figure wholly in the report's style, whatever the caller's settings are."""
+    """Make the figure wholly in the report's style."""
 
     @functools.wraps(draw)
     def styled(*args, **kwargs):
-        with matplotlib.style.context(STYLE, after_reset=True):
+        with in_style():
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks are made late: let them see the style
         return figure
@@ -70,12 +83,15 @@ def _styled(draw):
 
 
 def in_words(values, form="{:.1%}"):
-    """{arm or name: number or numbers} as text, for a figure's alternative text."""
-    return "; ".join(
-        f"{ARM_STYLES.get(name, {'label': name})['label']} "
-        + ", ".join(form.format(value) for value in np.ravel(numbers))
-        for name, numbers in values.items()
-    )
+    """{arm or name: what it has} as text, for a figure's alternative text: a number, an Interval,
+    of which the mean is told, or several of them in an array or as a mapping's values."""
+    told = {}
+    for name, value in values.items():
+        several = list(value.values()) if isinstance(value, dict) else np.ravel(value)
+        means = [one.mean if hasattr(one, "low") else one for one in several]
+        label = ARM_STYLES.get(name, {"label": name})["label"]
+        told[label] = ", ".join(form.format(mean) for mean in means)
+    return "; ".join(f"{label} {numbers}" for label, numbers in told.items())
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -103,9 +119,9 @@ def folder_sheets(images, *, rows=3):
         ax.axis("off")
     for ax, (name, pictures) in zip(axes, images.items(), strict=False):
         pictures = _gray(pictures)[: rows * columns]
-        sheet = np.full((rows * columns, *pictures.shape[1:]), 255.0)
-        sheet[: len(pictures)] = pictures
         height, width = pictures.shape[1:]
+        sheet = np.full((rows * columns, height, width), 255.0)
+        sheet[: len(pictures)] = pictures
         sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
         _show(ax, sheet.reshape(rows * height, columns * width), f"folder {name}")
     return figure
@@ -159,26 +175,22 @@ def confused_pairs(images, labels, predictions, class_names, pairs, *, examples=
         line[examples].remove()
         a, b = class_names.index(first), class_names.index(second)
         heading = f"{first} / {second}: {errors} errors. Drawn as {first}, read as"
-        for (true, other), cells, text in zip(
-            ((a, b), (b, a)),
-            (line[:examples], line[examples + 1 :]),
-            (heading, f"Drawn as {second}, read as"),
-            strict=True,
+        for true, other, cells, text in (
+            (a, b, line[:examples], heading),
+            (b, a, line[examples + 1 :], f"Drawn as {second}, read as"),
         ):
             rank = np.select([predictions == other, predictions == true], [0, 1], 2)
             rows = np.flatnonzero(labels == true)
             rows = rows[np.argsort(rank[rows], kind="stable")][:examples]
             for ax, row in zip(cells, rows, strict=False):
-                read = class_names[predictions[row]]
-                if predictions[row] == true:
-                    _show(ax, images[row], f"{read} ✓", color=GREY)
-                else:
-                    _show(ax, images[row], f"{read} ✗", color=RED, weight="bold")
+                right = predictions[row] == true
+                look = {"color": GREY} if right else {"color": RED, "weight": "bold"}
+                title = f"{class_names[predictions[row]]} {'✓' if right else '✗'}"
+                _show(ax, images[row], title, look)
             for ax in cells[len(rows) :]:
                 ax.set_visible(False)
-            cells[0].annotate(
-                text, (0, 1), (0, 18), "axes fraction", "offset points", weight="bold", size=SMALL
-            )
+            place = (0, 1), (0, 18), "axes fraction", "offset points"
+            cells[0].annotate(text, *place, weight="bold", size=SMALL)
     return figure
 
 
@@ -192,10 +204,10 @@ def attribution(images, maps, titles, *, columns=6):
     images, maps = _gray(images), _gray(maps)
     heat = LinearSegmentedColormap.from_list("heat", ["#FFB00000", "#FF8C00A0", "#D94000E6"])
     figure, axes = _grid(len(images), columns, images[0].shape, _lines(titles))
+    over = {"cmap": heat, "extent": (0, 1, 0, 1), "interpolation": "bilinear"}
     for ax, image, weights, title in zip(axes, images, maps, titles, strict=True):
-        top = max(weights.max(), 1e-12)
         _show(ax, image, title, cmap="gray_r", extent=(0, 1, 0, 1))
-        _show(ax, weights.clip(0), title, cmap=heat, vmax=top, extent=(0, 1, 0, 1), smooth=True)
+        _show(ax, weights.clip(0), title, **over, vmax=max(weights.max(), 1e-12))
     return figure
 
 
@@ -262,41 +274,29 @@ def rate_test(rates, losses, *, chosen=None):
 
     `chosen` marks the peak rate taken. Source: Smith 2017, "Cyclical Learning Rates".
     """
-    figure = Figure(figsize=(WIDTH, 3.4))
-    ax = figure.subplots()
+    figure, ax = _axes(3.4, "Learning rate (log scale)", "Training loss (nats)")
     ax.plot(rates, losses, color=BLUE, marker="")
-    ax.set(xscale="log", xlabel="Learning rate (log scale)", ylabel="Training loss (nats)")
+    ax.set_xscale("log")
     if chosen is not None:
         ax.axvline(chosen, color=RED, linestyle="--", marker="")
-        ax.annotate(
-            f"chosen: {chosen:g} ",
-            (chosen, 1),
-            xycoords=("data", "axes fraction"),
-            ha="right",
-            va="top",
-            color=RED,
-        )
+        place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+        ax.annotate(f"chosen: {chosen:g} ", (chosen, 1), **place, color=RED)
     return figure
 
 
 @_styled
-def size_curve(sizes, means, lows, highs):
-    """Accuracy against training images per class, with 95 % intervals; all (sizes,)."""
-    sizes, means = np.asarray(sizes), np.asarray(means)
-    figure = Figure(figsize=(WIDTH, 4))
-    ax = figure.subplots()
+def size_curve(accuracy):
+    """Accuracy against training images per class, with intervals: {size: Interval}."""
+    units = {"x": "log count", "y": "percent"}
+    figure, ax = _axes(4, "Training images per class", "Accuracy", **units)
+    sizes, (means, lows, highs) = np.array(list(accuracy)), _bounds(accuracy.values())
     ax.fill_between(sizes, lows, highs, color=BLUE, alpha=0.15, lw=0)
-    ax.errorbar(sizes, means, _bars(means, lows, highs), color=BLUE, marker="o", capsize=4)
-    for size, mean in zip(sizes, means, strict=True):
-        ax.annotate(
-            _percent(mean), (size, mean), (8, -5), textcoords="offset points", va="top", color=DARK
-        )
-    ax.set(xscale="log", xlabel="Training images per class (log scale)", ylabel="Accuracy")
+    ax.errorbar(sizes, means, _bars(accuracy.values()), color=BLUE, marker="o", capsize=4)
+    for place in zip(sizes, means, strict=True):
+        beside = {"xytext": (8, -5), "textcoords": "offset points", "va": "top", "color": DARK}
+        ax.annotate(_percent(place[1]), place, **beside)
     ax.set_xlim(sizes.min() / 1.15, sizes.max() * 1.4)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
-    ax.xaxis.set_minor_locator(NullLocator())
-    _as_count(ax.xaxis)
-    _as_percent(ax.yaxis)
     return figure
 
 
@@ -304,60 +304,51 @@ def size_curve(sizes, means, lows, highs):
 
 
 @_styled
-def headline(rows, digits=1):
-    """The key accuracies [(label, mean, low, high), ...], to so many digits of a percent; bounds of
-    nan draw no interval."""
-    labels, means, lows, highs = zip(*rows, strict=True)
-    y = -np.arange(len(rows), dtype=float)
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.62 * len(rows)))
-    ax = figure.subplots()
-    ax.errorbar(means, y, xerr=_bars(means, lows, highs), fmt="o", color=BLUE, capsize=4, ms=8)
-    for place, label, mean, low, high in zip(y, labels, means, lows, highs, strict=True):
-        form = f"z.{digits}f"
-        value = _percent(mean, digits)
-        if not np.isnan(low):
-            value += f"  [{100 * low:{form}}, {100 * high:{form}}]"
-        spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+def headline(accuracy, digits=1):
+    """The key accuracies {label: Interval}, to so many digits of a percent."""
+    y = -np.arange(len(accuracy), dtype=float)
+    figure, ax = _axes(0.9 + 0.62 * len(y), "Accuracy, with 95 % interval", x="percent")
+    ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
+    means, bars = _bounds(accuracy.values())[0], _bars(accuracy.values())
+    ax.errorbar(means, y, xerr=bars, fmt="o", color=BLUE, capsize=4, ms=8)
+    spot = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    for place, (label, interval) in zip(y, accuracy.items(), strict=True):
+        value, form = _percent(interval.mean, digits), f"z.{digits}f"
+        if not np.isnan(interval.low):
+            value += f"  [{100 * interval.low:{form}}, {100 * interval.high:{form}}]"
         ax.annotate(label, (0, place), (0, 9), **spot)
         ax.annotate(value, (1, place), (0, 9), **spot, ha="right", weight="bold")
-    ax.set(xlabel="Accuracy, with 95 % interval", ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
-    _as_percent(ax.xaxis)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return figure
 
 
 @_styled
-def ablation(frame):
-    """Paired differences to the baseline with 95 % intervals, accuracy on the right.
+def ablation(rows):
+    """Differences from the baseline with their intervals, accuracy on the right.
 
-    `frame` has the columns group, variant, difference, low, high, accuracy (a DataFrame or a dict
-    of sequences), fractions, one row a variant; a group's rows stand together, and its baseline has
-    difference 0. A change is undecided when its interval includes zero; nan bounds draw none.
+    `rows` are dicts with "group", "variant", "interval" (the difference) and "accuracy", one a
+    variant; a group's stand together, and its baseline has difference 0. A change is undecided when
+    its interval includes zero, or there is none.
     """
-    names = ("group", "variant", "difference", "low", "high", "accuracy")
-    lines = []  # (text, accuracy, difference, low, high), a heading having the first two only
-    for group, variant, difference, low, high, reached in zip(
-        *(frame[name] for name in names), strict=True
-    ):
-        if group not in [line[0] for line in lines if len(line) == 2]:
-            lines.append((group, "" if lines else "Accuracy"))
-        lines.append((variant, _percent(reached), difference, low, high))
+    lines = []  # (text, accuracy, difference), the last None for a heading
+    for row in rows:
+        if (row["group"], None) not in [(text, interval) for text, _, interval in lines]:
+            lines.append((row["group"], "" if lines else "Accuracy", None))
+        lines.append((row["variant"], _percent(row["accuracy"]), row["interval"]))
     y = -np.arange(len(lines))
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.25 * len(lines)))
-    ax = figure.subplots()
+    figure, ax = _axes(1.4 + 0.25 * len(lines), "Difference from the baseline (points)")
+    ax.set_ylim(y[-1] - 0.6, 0.6)
     kinds = {
         "better": {"color": BLUE, "marker": "o"},
         "worse": {"color": RED, "marker": "s"},
         "undecided": {"color": GREY, "marker": "o", "markerfacecolor": "white"},
     }
-    for place, line in zip(y, lines, strict=True):
-        if len(line) == 2:
-            continue
-        difference, low, high = line[2:]
-        kind = "better" if low > 0 else "worse" if high < 0 else "undecided"
-        error = _bars([difference], [low], [high])
-        ax.errorbar([difference], [place], xerr=error, linestyle="", capsize=3, **kinds[kind])
+    for place, (_, _, interval) in zip(y, lines, strict=True):
+        if interval is not None:
+            kind = "better" if interval.low > 0 else "worse" if interval.high < 0 else "undecided"
+            look = {"linestyle": "", "capsize": 3} | kinds[kind]
+            ax.errorbar([interval.mean], [place], xerr=_bars([interval]), **look)
     ax.axvline(0, color=DARK, linewidth=1.2, marker="", zorder=1)
     ax.set_yticks(y, [line[0] for line in lines])
     right = ax.secondary_yaxis("right")
@@ -366,12 +357,10 @@ def ablation(frame):
     for axis in (ax, right):
         axis.tick_params(axis="y", length=0)
         for label, line in zip(axis.get_yticklabels(), lines, strict=True):
-            label.set_fontweight("bold" if len(line) == 2 else "normal")
+            label.set_fontweight("bold" if line[2] is None else "normal")
     ax.grid(axis="y", visible=False)
-    ax.set(ylim=(y[-1] - 0.6, 0.6), xlabel="Difference from the baseline (points)")
-    ax.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
-    )
+    points = FuncFormatter(lambda value, _: f"{100 * value:+.3g}" if value else "0")
+    ax.xaxis.set_major_formatter(points)
     handles = [Line2D([], [], label=label, **kind) for label, kind in kinds.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
@@ -446,38 +435,44 @@ def transition(shares, class_names, *, rows="Digit", columns="Folder"):
 
 
 @_styled
-def told_and_true(frame):
-    """Accuracy told without truth against accuracy on the test set, one point a row.
+def told_and_true(losses):
+    """Accuracy told without truth against accuracy on the test set, a point a loss:
+    {loss: (Interval of what is told, true accuracy)}.
 
-    `frame` has the columns loss, told_by_folders, told_low, told_high, mean (a DataFrame or a dict
-    of sequences), fractions. On the line the two agree. Both scales are of the error, logarithmic;
-    what is below 0.1 % stands there.
+    On the line the two agree. Both scales are of the error, logarithmic; what is below 0.1 % stands
+    there.
     """
-    figure = Figure(figsize=(WIDTH, 4.6))
-    ax = figure.subplots()
-    names = ("loss", "told_by_folders", "told_low", "told_high", "mean")
-    for name, told, low, high, true in zip(*(frame[key] for key in names), strict=True):
-        x, y, bottom, top = (max(1 - value, 1e-3) for value in (true, told, high, low))
-        ax.vlines(x, bottom, top, color=BLUE, alpha=0.5)
-        ax.plot(x, y, "o", color=BLUE, label=name)
-    errors = [max(1 - accuracy, 1e-3) for accuracy in frame["mean"]]
-    agree = [0.8 * min(errors), 1.2 * max(errors)]
+    units = dict.fromkeys("xy", "log percent")
+    figure, ax = _axes(4.6, "Test error", "Error told by folders", **units)
+    errors = {name: max(1 - true, 1e-3) for name, (_, true) in losses.items()}
+    for name, (told, _) in losses.items():
+        y, top, bottom = (max(1 - value, 1e-3) for value in (told.mean, told.low, told.high))
+        ax.vlines(errors[name], bottom, top, color=BLUE, alpha=0.5)
+        ax.plot(errors[name], y, "o", color=BLUE, label=name)
+    agree = [0.8 * min(errors.values()), 1.2 * max(errors.values())]
     ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
-    ax.set(xlabel="Test error (log scale)", ylabel="Error told by folders (log scale)")
-    _log_ticks(ax.xaxis, ax.yaxis)
-    _as_percent(ax.xaxis, ax.yaxis)
     _label_ends(ax)
     return figure
 
 
-def per_class_accuracy(values, class_names):
-    """Accuracy of each class (classes,) as dots, best first; the dashed line is the mean."""
-    return _sorted_dots(class_names, values, "Class")
-
-
-def per_writer_accuracy(values):
-    """Accuracy of each writer, {writer: fraction}, as dots, best first; dashed the mean."""
-    return _sorted_dots(list(values), list(values.values()), "Writer")
+@_styled
+def accuracy_by(kind, accuracy):
+    """Accuracy of each class or writer, which `kind` names, {name: fraction}, as dots, best first;
+    the dashed line is the mean."""
+    names, values = np.array(list(map(str, accuracy))), np.array(list(accuracy.values()), float)
+    halves = np.array_split(np.argsort(-values, kind="stable"), 2)
+    figure = Figure(figsize=(WIDTH, 1 + 0.2 * len(halves[0])))
+    axes = figure.subplots(1, 2, sharex=True)
+    for ax, half in zip(axes, halves, strict=True):
+        y = -np.arange(len(half))
+        ax.plot(values[half], y, "o", color=BLUE)
+        ax.axvline(np.nanmean(values), **DASHED)
+        ax.set_yticks(y, names[half])
+        ax.set(ylim=(0.5 - len(halves[0]), 0.7), xlabel="Accuracy", ylabel=kind)
+        _as_percent(ax.xaxis)
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        ax.tick_params(axis="y", length=0)
+    return figure
 
 
 @_styled
@@ -489,25 +484,19 @@ def reliability(curve_before, curve_after, ece_before, ece_after):
     """
     figure = Figure(figsize=(WIDTH * 0.8, 6.6))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, marker="")
-    for curve, ece, label, style in (
-        (curve_before, ece_before, "before", {"color": RED, "marker": "s", "linestyle": ":"}),
-        (curve_after, ece_after, "after", {"color": BLUE, "marker": "o", "linestyle": "-"}),
+    upper.plot([0, 1], [0, 1], **DASHED)
+    for curve, ece, label, color, marker, dashes in (
+        (curve_before, ece_before, "before", RED, "s", ":"),
+        (curve_after, ece_after, "after", BLUE, "o", "-"),
     ):
         confidence, accuracy, count = (np.asarray(values) for values in curve)
-        filled = count > 0
+        filled, look = count > 0, {"color": color, "linestyle": dashes}
         text = f"{label} temperature scaling: ECE {_percent(ece)}"
-        upper.plot(confidence[filled], accuracy[filled], **style, label=text)
-        lower.stairs(
-            count / count.sum(),
-            np.linspace(0, 1, len(count) + 1),
-            color=style["color"],
-            linestyle=style["linestyle"],
-            linewidth=2,
-        )
-    upper.annotate(
-        "perfectly calibrated", (0.3, 0.3), (4, -12), textcoords="offset points", color=GREY
-    )
+        upper.plot(confidence[filled], accuracy[filled], **look, marker=marker, label=text)
+        edges = np.linspace(0, 1, len(count) + 1)
+        lower.stairs(count / count.sum(), edges, **look, linewidth=2)
+    place = {"xytext": (4, -12), "textcoords": "offset points"}
+    upper.annotate("perfectly calibrated", (0.3, 0.3), **place, color=GREY)
     upper.set(ylabel="Accuracy", ylim=(0, 1.02), xlim=(0, 1.005))
     figure.legend(loc="outside upper left")
     lower.set(xlabel="Confidence (largest probability)", ylabel="Images")
@@ -525,77 +514,55 @@ def convergence(curves):
 
     The mean over the seeds and a band from the least to the largest; steps start at 1.
     """
-    figure = Figure(figsize=(WIDTH, 4.4))
-    ax = figure.subplots()
-    for (steps, errors), style in zip(curves.values(), _styles(curves), strict=True):
-        _band(ax, steps, *_range(errors), style | {"markevery": 0.1})
-    _error_axes(ax, "Training steps", "Validation error")
+    units = {"x": "log count", "y": "log percent"}
+    figure, ax = _axes(4.4, "Training steps", "Validation error", **units)
+    _draw_ranges(ax, curves, markevery=0.1)
+    _label_ends(ax)
     return figure
 
 
 @_styled
 def accuracy_curves(curves, *, chance):
     """Accuracy in training, as `convergence` draws the error; a dashed line at `chance`."""
-    figure = Figure(figsize=(WIDTH, 4))
-    ax = figure.subplots()
-    for (steps, accuracies), style in zip(curves.values(), _styles(curves), strict=True):
-        _band(ax, steps, *_range(accuracies), style | {"markevery": 0.1})
-    ax.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, marker="", label="_chance")
-    ax.set(xscale="log", xlabel="Training steps (log scale)", ylabel="Accuracy", ylim=(-0.02, 1.02))
-    _as_count(ax.xaxis)
-    _as_percent(ax.yaxis)
+    units = {"x": "count", "y": "percent", "xscale": "log", "ylim": (-0.02, 1.02)}
+    figure, ax = _axes(4, "Training steps (log scale)", "Accuracy", **units)
+    _draw_ranges(ax, curves, markevery=0.1)
+    ax.axhline(chance, **DASHED, label="_chance")
     _label_ends(ax)
     return figure
 
 
 @_styled
-def times_to(frame):
-    """Training steps until each threshold, by arm, with 95 % intervals.
+def times_to(times, *, lower_bounds=()):
+    """Training steps until each threshold, by arm: {(threshold, arm): Interval}.
 
-    `frame` has the columns threshold, arm, mean, low, high, censored (a DataFrame or a dict of
-    sequences). A mean is censored, and drawn hollow, when some run never arrives.
+    Those of `lower_bounds`, keys of `times`, are drawn hollow: some run never arrives.
     """
-    figure, ax = _dot_rows(frame, "threshold", frame["censored"])
-    note = "; hollow: a lower bound" if any(frame["censored"]) else ""
-    ax.set_xlabel(f"Training steps (log scale) with 95 % interval{note}")
-    ax.set_ylabel("Validation accuracy")
-    _log_ticks(ax.xaxis)
-    _as_count(ax.xaxis)
-    return figure
+    note = "; hollow: a lower bound" if lower_bounds else ""
+    xlabel = f"Training steps (log scale) with 95 % interval{note}"
+    return _dot_rows(times, "log count", xlabel, "Validation accuracy", lower_bounds)
 
 
 @_styled
-def seconds_to(frame):
-    """Seconds of training to each accuracy, by racer: median, least and largest of its repeats.
-
-    `frame` has the columns target, arm, mean, low, high (a DataFrame or a dict of sequences). What
-    is inf is not drawn.
-    """
-    values = {key: np.array(frame[key], float) for key in ("mean", "low", "high")}
-    finite = {key: np.where(np.isfinite(v), v, np.nan) for key, v in values.items()}
-    frame = {"target": frame["target"], "arm": frame["arm"], **finite}
-    figure, ax = _dot_rows(frame, "target", [False] * len(frame["arm"]))
-    ax.set(xlabel="Seconds of training (log scale), least to largest", ylabel="Test accuracy")
-    _log_ticks(ax.xaxis)
-    _as_count(ax.xaxis)
-    return figure
+def seconds_to(times):
+    """Seconds of training to each accuracy, by racer: {(target, racer): median and the least and
+    largest of its repeats, as an Interval}. What is inf is not drawn."""
+    xlabel = "Seconds of training (log scale), least to largest"
+    return _dot_rows(times, "log count", xlabel, "Test accuracy")
 
 
 @_styled
 def race(curves):
     """Test error in training, each run a line: {racer: [(seconds (looks,), errors (looks,)), ...]}.
     The racer's name stands at the end of its first run; an error of 0 is drawn as 0.01 %."""
-    figure = Figure(figsize=(WIDTH, 4.4))
-    ax = figure.subplots()
+    units = {"x": "log count", "y": "log percent"}
+    figure, ax = _axes(4.4, "Seconds of training", "Test error", **units)
     for runs, style in zip(curves.values(), _styles(curves), strict=True):
-        for i, (seconds, errors) in enumerate(runs):
-            name = {} if i == 0 else {"label": "_again"}
-            ax.plot(
-                seconds,
-                np.maximum(errors, 1e-4),
-                **style | name | {"linewidth": 1.2, "markersize": 4},
-            )
-    _error_axes(ax, "Seconds of training", "Test error")
+        style = style | {"linewidth": 1.2, "markersize": 4}
+        for seconds, errors in runs:
+            ax.plot(seconds, np.maximum(errors, 1e-4), **style)
+            style = style | {"label": "_again"}
+    _label_ends(ax)
     return figure
 
 
@@ -604,8 +571,8 @@ def shapes(operations, errors, names, efficient):
     """Error against operations a picture, a point a network; all (networks,). Those that are
     efficient are filled, joined by a line and named."""
     operations, errors, efficient = np.array(operations), np.array(errors), np.array(efficient)
-    figure = Figure(figsize=(WIDTH, 4.6))
-    ax = figure.subplots()
+    labels = "Million operations for one picture", "Error, images held out"
+    figure, ax = _axes(4.6, *labels, x="log", y="percent")
     order = np.flatnonzero(efficient)[np.argsort(operations[efficient])]
     ax.plot(operations[order], errors[order], color=BLUE, label="efficient")
     ax.plot(operations[~efficient], errors[~efficient], "o", color=GREY, mfc="white", label="other")
@@ -613,101 +580,81 @@ def shapes(operations, errors, names, efficient):
         place = {"xytext": (6, 5)} if i % 2 == 0 else {"xytext": (-6, -11), "ha": "right"}
         at = operations[one], errors[one]
         ax.annotate(names[one], at, textcoords="offset points", size=SMALL, **place)
-    ax.set(xlabel="Million operations for one picture (log scale)", ylabel="Error, images held out")
     ax.margins(x=0.15)
-    _log_ticks(ax.xaxis)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g}"))
-    _as_percent(ax.yaxis)
     return figure
 
 
 @_styled
-def robustness(frame):
-    """Accuracy on corrupted pictures, by arm, with 95 % intervals.
-
-    `frame` has the columns corruption, arm, mean, low, high (a DataFrame or a dict of sequences).
-    """
-    figure, ax = _dot_rows(frame, "corruption", [False] * len(frame["arm"]))
-    ax.set_xlabel("Accuracy with 95 % interval")
-    _as_percent(ax.xaxis)
-    return figure
+def robustness(accuracy):
+    """Accuracy on corrupted pictures, by arm: {(corruption, arm): Interval}."""
+    return _dot_rows(accuracy, "percent", "Accuracy with 95 % interval")
 
 
 @_styled
-def label_efficiency(sizes, curves, zero_shot=None):
-    """Test error against labelled images (sizes,): {arm: (means, lows, highs)}, each (sizes,).
+def label_efficiency(accuracy, zero_shot=None):
+    """Test error against labelled images: {arm: {size: Interval of the accuracy}}.
 
-    All are accuracies, NaN where not measured. `zero_shot`, {arm: accuracy without a label},
-    stands hollow at the left.
+    An arm may lack sizes. `zero_shot`, {arm: accuracy without a label}, stands hollow at the left.
     """
-    names = dict.fromkeys([*curves, *(zero_shot or {})])
+    zero_shot = zero_shot or {}
+    names = dict.fromkeys([*accuracy, *zero_shot])
     styles = dict(zip(names, _styles(names), strict=True))
-    figure = Figure(figsize=(WIDTH, 4.6))
-    ax = figure.subplots()
-    for name, accuracies in curves.items():
-        errors = 1 - np.asarray(accuracies, float)
-        known, style = np.isfinite(errors[0]), styles[name]
-        xs, middle = np.asarray(sizes)[known], errors[0, known]
-        if not known[-1]:  # a line from there to the others' labels would cross them
+    sizes = sorted({size for by_size in accuracy.values() for size in by_size})
+    labels = "Labelled training images (log scale)", "Test error"
+    figure, ax = _axes(4.6, *labels, y="log percent")
+    for name, by_size in accuracy.items():
+        xs, (errors, highs, lows), style = (
+            list(by_size),
+            1 - _bounds(by_size.values()),
+            styles[name],
+        )
+        if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
             place = {"textcoords": "offset points", "va": "center", "color": style["color"]}
-            ax.annotate(style["label"], (xs[-1], middle[-1]), (10, 0), **place)
+            ax.annotate(style["label"], (xs[-1], errors[-1]), (10, 0), **place)
             style = style | {"label": "_short"}
-        _band(ax, xs, middle, *errors[1:, known], style)
-    ticks = {}
-    if zero_shot:
-        none = min(sizes) / 2.5
-        ticks[none] = "none"
-        for name, reached in zero_shot.items():
-            hollow = {"markerfacecolor": "white", "label": "_none"}
-            ax.plot(none, 1 - reached, **styles[name] | hollow)
-    ax.set(xlabel="Labelled training images (log scale)", ylabel="Test error (log scale)")
-    _log_ticks(ax.yaxis)
-    _as_percent(ax.yaxis)
-    _size_ticks(ax, sizes, ticks)
+        _band(ax, xs, errors, lows, highs, style)
+    none = sizes[0] / 2.5
+    for name, reached in zero_shot.items():
+        hollow = {"markerfacecolor": "white", "label": "_none"}
+        ax.plot(none, 1 - reached, **styles[name] | hollow)
+    _size_ticks(ax, sizes, {none: "none"} if zero_shot else {})
     _label_ends(ax)
     return figure
 
 
 @_styled
-def label_factors(sizes, factors, lows, highs):
-    """How many times as many labels a random start needs, with 95 % intervals; all (sizes,).
+def label_factors(factors):
+    """How many times as many labels a random start needs: {labels: Interval of the factor}.
 
     What is inf becomes an arrow to the top: the random start needs more labels than were tried.
     """
-    sizes, factors, lows, highs = np.array([sizes, factors, lows, highs], float)
-    values = np.array([factors, lows, highs])
+    sizes, values = np.array(list(factors), float), _bounds(factors.values())
+    middle, lows, highs = values
     top = 2 * values[np.isfinite(values)].max(initial=1)
-    beyond = np.isinf(factors) | np.isinf(highs)
-    figure = Figure(figsize=(WIDTH, 3.8))
-    ax = figure.subplots()
+    beyond = np.isinf(middle) | np.isinf(highs)
+    figure, ax = _axes(3.8, ylabel="Labels a random start needs,\nas a multiple", y="log")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
-    ax.plot(sizes, np.where(np.isinf(factors), np.nan, factors), "o", color=BLUE)
+    ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE)
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
-    ax.axhline(1, color=GREY, linestyle="--", linewidth=1.2, marker="")
+    ax.axhline(1, **DASHED)
     note = "; arrow: no upper bound" if beyond.any() else ""
-    ax.set(
-        xlabel=f"Labelled images of the pre-trained start (log scale){note}",
-        ylabel="Labels a random start needs,\nas a multiple (log scale)",
-    )
-    _log_ticks(ax.yaxis)
+    ax.set_xlabel(f"Labelled images of the pre-trained start (log scale){note}")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     _size_ticks(ax, sizes, {})
     return figure
 
 
 @_styled
-def transplant(layers, means, lows, highs):
-    """Accuracy against the layers taken over: three dicts {"fine-tuned" or "frozen": (layers,)}.
+def transplant(accuracy):
+    """Accuracy against the layers taken over: {"fine-tuned" or "frozen": {layer: Interval}}.
 
-    `layers` names the last layer taken over, the first being none; intervals are of 95 %.
+    A layer is the last one taken over, the first being none.
     """
-    figure = Figure(figsize=(WIDTH, 4))
-    ax = figure.subplots()
-    for name, style in zip(means, _styles(means), strict=True):
-        _band(ax, range(len(layers)), means[name], lows[name], highs[name], style)
-    ax.set(xlabel="Layers taken over, up to", ylabel="Test accuracy")
-    ax.set_xticks(range(len(layers)), layers)
-    _as_percent(ax.yaxis)
+    figure, ax = _axes(4, "Layers taken over, up to", "Test accuracy", y="percent")
+    for by_layer, style in zip(accuracy.values(), _styles(accuracy), strict=True):
+        _band(ax, range(len(by_layer)), *_bounds(by_layer.values()), style)
+        ax.set_xticks(range(len(by_layer)), by_layer)
     _label_ends(ax)
     return figure
 
@@ -718,32 +665,22 @@ def layer_profile(layers, values, ylabel):
 
     The mean over the seeds and a band from the least to the largest.
     """
-    figure = Figure(figsize=(WIDTH, 3.8))
-    ax = figure.subplots()
-    for runs, style in zip(values.values(), _styles(values), strict=True):
-        _band(ax, range(len(layers)), *_range(runs), style)
-    ax.set(xlabel="Layer", ylabel=ylabel)
+    figure, ax = _axes(3.8, "Layer", ylabel)
+    _draw_ranges(ax, {arm: (range(len(layers)), runs) for arm, runs in values.items()})
     ax.set_xticks(range(len(layers)), layers)
     _label_ends(ax)
     return figure
 
 
 @_styled
-def interpolation(alphas, losses):
+def interpolation(alphas, errors):
     """Validation error on the straight line between two solutions: {label: (pairs, alphas)}.
 
     `alphas` (alphas,) run from 0 to 1; the mean over the pairs and a band from least to largest.
     """
-    figure = Figure(figsize=(WIDTH, 4))
-    ax = figure.subplots()
-    for errors, style in zip(losses.values(), _styles(losses), strict=True):
-        _band(ax, alphas, *_range(errors), style)
-    ax.set(
-        xlabel="Position on the line from one network (0) to the other (1)",
-        ylabel="Validation error (log scale)",
-    )
-    _log_ticks(ax.yaxis)
-    _as_percent(ax.yaxis)
+    xlabel = "Position on the line from one network (0) to the other (1)"
+    figure, ax = _axes(4, xlabel, "Validation error", y="log percent")
+    _draw_ranges(ax, {label: (alphas, pairs) for label, pairs in errors.items()})
     figure.legend(loc="outside lower center", ncols=2)  # the lines' ends lie together
     return figure
 
@@ -751,13 +688,11 @@ def interpolation(alphas, losses):
 @_styled
 def per_digit(errors):
     """Share of each digit's test images misread: {arm: (10,)}."""
-    figure = Figure(figsize=(WIDTH, 4))
-    ax = figure.subplots()
+    figure, ax = _axes(4, "Digit", "Images misread", y="percent")
     for shares, style in zip(errors.values(), _styles(errors), strict=True):
         ax.plot(shares, **style | {"linewidth": 1})
-    ax.set(xlabel="Digit", ylabel="Images misread", xticks=range(10))
+    ax.set_xticks(range(10))
     ax.set_ylim(bottom=0)
-    _as_percent(ax.yaxis)
     _label_ends(ax)
     return figure
 
@@ -769,20 +704,13 @@ def embedding(points, labels, names):
     Only nearness means something: the axes have no unit.
     """
     points, labels = np.asarray(points), np.asarray(labels)
-    figure = Figure(figsize=(WIDTH, 5.6))
-    ax = figure.subplots()
+    figure, ax = _axes(5.6, xticks=[], yticks=[], aspect="equal")
     ax.scatter(*points.T, s=8, c=np.array(DIGIT_COLORS)[labels], alpha=0.7, lw=0)
+    outlined = [withStroke(linewidth=4, foreground="white")]
+    look = {"ha": "center", "va": "center", "size": 18, "weight": "bold"}
     for digit in np.unique(labels):
-        ax.annotate(
-            names[digit],
-            np.median(points[labels == digit], axis=0),
-            ha="center",
-            va="center",
-            size=18,
-            weight="bold",
-            path_effects=[withStroke(linewidth=4, foreground="white")],
-        )
-    ax.set(xticks=[], yticks=[], aspect="equal")
+        middle = np.median(points[labels == digit], axis=0)
+        ax.annotate(names[digit], middle, **look, path_effects=outlined)
     ax.spines[:].set_visible(False)
     return figure
 
@@ -804,29 +732,48 @@ def filters(kernels):
 # --- shared -------------------------------------------------------------------------------------
 
 
-@_styled
-def _sorted_dots(names, values, kind):
-    names, values = np.array([str(name) for name in names]), np.asarray(values, float)
-    order = np.argsort(-values, kind="stable")
-    halves = np.array_split(order, 2)
-    figure = Figure(figsize=(WIDTH, 1 + 0.2 * len(halves[0])))
-    axes = figure.subplots(1, 2, sharex=True)
-    for ax, half in zip(axes, halves, strict=True):
-        y = -np.arange(len(half))
-        ax.plot(values[half], y, "o", color=BLUE)
-        ax.axvline(np.nanmean(values), color=GREY, linestyle="--", linewidth=1.2, marker="")
-        ax.set_yticks(y, names[half])
-        ax.set(ylim=(0.5 - len(halves[0]), 0.7), xlabel="Accuracy", ylabel=kind)
-        _as_percent(ax.xaxis)
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        ax.tick_params(axis="y", length=0)
-    return figure
-
-
 def _styles(names):
     """How to draw each name: an arm in its own style, another in one that no arm has."""
     others = cycle(OTHER_STYLES)
     return [ARM_STYLES.get(name) or {"label": name, **next(others)} for name in names]
+
+
+def _axes(height, xlabel="", ylabel="", x="", y="", **settings):
+    """A figure of the full width, `height` in inches, and its one pair of axes. x, y: what they
+    show, of "log", which the labels tell, "count" and "percent"."""
+    figure = Figure(figsize=(WIDTH, height))
+    ax = figure.subplots()
+    ax.set(xlabel=xlabel, ylabel=ylabel, **settings)
+    for axis, shows in ((ax.xaxis, x), (ax.yaxis, y)):
+        if "log" in shows:
+            if "(log scale)" not in axis.get_label_text():
+                axis.set_label_text(f"{axis.get_label_text()} (log scale)")
+            ax.set(**{f"{axis.axis_name}scale": "log"})
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_locator(NullLocator())
+        if "count" in shows:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if "percent" in shows:
+            _as_percent(axis)
+    return figure, ax
+
+
+def _bounds(intervals):
+    """The intervals' means, lows and highs, (3, n)."""
+    return np.array([(one.mean, one.low, one.high) for one in intervals], float).T
+
+
+def _bars(intervals):
+    """The distances from the intervals' means to their bounds, (2, n), as `errorbar` takes them."""
+    means, lows, highs = _bounds(intervals)
+    return np.array([means - lows, highs - means])
+
+
+def _draw_ranges(ax, curves, **more):
+    """A line for each arm, {arm: (xs (n,), runs (runs, n))}: the runs' mean, and a band from the
+    least to the largest."""
+    for (xs, runs), style in zip(curves.values(), _styles(curves), strict=True):
+        _band(ax, xs, *_range(runs), style | more)
 
 
 def _range(runs):
@@ -839,15 +786,6 @@ def _band(ax, x, middle, lows, highs, style):
     (line,) = ax.plot(x, middle, **style)
     line.bounds = np.column_stack([lows, highs])  # a page shows them under the pointer
     ax.fill_between(x, lows, highs, color=style["color"], alpha=0.15, lw=0)
-
-
-def _error_axes(ax, across, up):
-    """Logarithmic axes of a count and of a share of errors, and the lines' labels."""
-    ax.set(xlabel=f"{across} (log scale)", ylabel=f"{up} (log scale)")
-    _log_ticks(ax.xaxis, ax.yaxis)
-    _as_count(ax.xaxis)
-    _as_percent(ax.yaxis)
-    _label_ends(ax)
 
 
 def _label_ends(ax):
@@ -884,28 +822,27 @@ def _spread(places, heights):
     return moved[np.argsort(order)]
 
 
-def _dot_rows(frame, column, hollow):
-    """A row for each value of `column`, and in it a dot with its interval for each arm."""
-    rows, arms = (list(dict.fromkeys(frame[name])) for name in (column, "arm"))
+def _dot_rows(intervals, shows, xlabel, ylabel="", hollow=()):
+    """A row for each first part of the keys (row, arm) of `intervals`, and in it a dot with its
+    interval for each arm; those whose keys are in `hollow` are so."""
+    rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
     styles = dict(zip(arms, _styles(arms), strict=True))
-    figure = Figure(figsize=(WIDTH, 1.4 + len(rows) * (0.16 + 0.12 * len(arms))))
-    ax = figure.subplots()
-    values = (frame[name] for name in (column, "arm", "mean", "low", "high"))
-    for row, arm, mean, low, high, is_hollow in zip(*values, hollow, strict=True):
-        style = styles[arm] | {"linestyle": ""}
-        if is_hollow:
-            style["markerfacecolor"] = "white"
+    height = 1.4 + len(rows) * (0.16 + 0.12 * len(arms))
+    figure, ax = _axes(height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
+    for (row, arm), interval in intervals.items():
+        face = {"linestyle": ""} | ({"markerfacecolor": "white"} if (row, arm) in hollow else {})
         y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
-        ax.errorbar([mean], [y], xerr=_bars([mean], [low], [high]), **style)
+        ends = _bounds([interval])
+        mean, low, high = np.where(np.isfinite(ends), ends, np.nan)
+        ax.errorbar(mean, [y], xerr=[mean - low, high - mean], **styles[arm] | face)
     for place in range(0, len(rows), 2):
         ax.axhspan(-place - 0.5, -place + 0.5, color="#F2F2F2", zorder=0)
     ax.set_yticks(-np.arange(len(rows)), rows)
-    ax.set_ylim(0.5 - len(rows), 0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     handles = [Line2D([], [], **style | {"linestyle": ""}) for style in styles.values()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure, ax
+    return figure
 
 
 def _mosaic(kernels):
@@ -934,57 +871,24 @@ def _grid(count, columns, shape, lines):
     gap, title = 0.08, lines * SMALL * 1.3 / 72  # inches
     width = min((WIDTH - gap) / columns - gap, 1.75)
     height = width * shape[0] / shape[1]
-    total = (columns * (width + gap) + gap, rows * (height + title + gap) + gap)
-    figure = Figure(figsize=total, layout="none")
-    axes = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": gap / total[0],
-            "right": 1 - gap / total[0],
-            "bottom": gap / total[1],
-            "top": 1 - (gap + title) / total[1],
-            "wspace": gap / width,
-            "hspace": (gap + title) / height,
-        },
-    ).ravel()
+    across, down = columns * (width + gap) + gap, rows * (height + title + gap) + gap
+    figure = Figure(figsize=(across, down), layout="none")
+    edges = {"left": gap / across, "bottom": gap / down}
+    edges |= {"right": 1 - gap / across, "top": 1 - (gap + title) / down}
+    edges |= {"wspace": gap / width, "hspace": (gap + title) / height}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges).ravel()
     for ax in axes[count:]:
         ax.remove()
     return figure, axes[:count]
 
 
-def _show(
-    ax,
-    image,
-    title="",
-    *,
-    cmap="gray",
-    vmax=255,
-    extent=None,
-    smooth=False,
-    color=DARK,
-    weight="normal",
-):
-    interpolation = "bilinear" if smooth else "auto"
-    ax.imshow(
-        image, cmap, vmin=0, vmax=vmax, extent=extent, aspect="auto", interpolation=interpolation
-    )
-    ax.set_title(title, size=SMALL, color=color, weight=weight, pad=3)
+def _show(ax, image, title="", look=None, **drawn):
+    """A picture that fills its axes, gray unless `drawn` says otherwise, its title in a `look`."""
+    settings = {"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto", "interpolation": "auto"}
+    ax.imshow(image, **settings | drawn)
+    ax.set_title(title, size=SMALL, pad=3, **{"color": DARK, "weight": "normal"} | (look or {}))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.8)
-
-
-def _bars(means, lows, highs):
-    """The distances from mean to bounds, (2, n), as `errorbar` takes them."""
-    return np.abs(np.array([lows, highs], float) - np.asarray(means, float))
-
-
-def _log_ticks(*axes):
-    for axis in axes:
-        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
 
 
 def _size_ticks(ax, sizes, others):
@@ -993,10 +897,6 @@ def _size_ticks(ax, sizes, others):
     ax.set_xscale("log")
     ax.set_xticks(list(labels), labels.values())
     ax.set_xticks(sizes, [], minor=True)
-
-
-def _as_count(axis):
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _as_percent(*axes):

@@ -1,56 +1,39 @@
-"""Get an archive: local folder, mirror, built-in URLs, stand-in; verified, and read safely.
+"""Get an archive: local folder, mirror, built-in URLs, stand-in; and verify it.
 
 Archives are recognised by a digest of their content, so a repacked one, or one with system files
-inside, is still the same. Nothing is unpacked to disk unless `extract` is called.
+inside, is still the same.
 """
 
 import contextlib
-import fcntl
 import functools
-import gzip
 import hashlib
 import io
 import json
-import math
 import os
-import re
 import shutil
 import socket
-import stat
-import struct
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pooch
 from tqdm import tqdm
 
-from midas_lib import config, standin
+from midas_lib import config, files, standin
+from midas_lib.files import UnreadableError
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
 ATTEMPTS = 3  # for a host that answers, but with a passing error
 PAUSE_SECONDS = 1
-MAX_MEMBERS, MAX_BYTES, MAX_RATIO = 200_000, 2**30, 200  # of an archive that is read
-SYSTEM_FILE = re.compile(r"(^|/)(__MACOSX/|\.[^/]|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 GITHUB = "https://github.com/savya08/Modified-MNIST/archive/HEAD.zip"
-
-
-class UnreadableError(config.UserError):
-    """A file that cannot be used: not an archive, damaged, unsafe or of another layout."""
-
-    def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.reason = reason
 
 
 class UnavailableError(Exception):
@@ -168,9 +151,8 @@ def fetch(
             except (UnavailableError, UnreadableError) as error:
                 reason = error.reason if isinstance(error, UnreadableError) else error
                 if isinstance(error, UnreadableError) and place == mirror:
-                    raise config.UserError(
-                        f"MIRROR {mirror}: {', '.join(archive.files)}: {reason}; repair or unset it"
-                    ) from None
+                    wrong = f"{', '.join(archive.files)}: {reason}; repair or unset it"
+                    raise config.UserError(f"MIRROR {mirror}: {wrong}") from None
                 failures.append(f"{place}: {reason}")
             else:
                 for path in missing:
@@ -198,67 +180,11 @@ def fetch_all(
     return found
 
 
-def read_members(path: str | Path, name: str | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield (member name, content) of a zip, sorted by name, straight from the archive.
-
-    With `name` ("characters" or "mislabelled") only the members that matter there, under their
-    canonical names (`train/SampleCCC/...`, `mnistTask/D/...`), wherever in the zip these folders
-    lie. Without, every file but system files (`__MACOSX`, dot files, `Thumbs.db`).
-
-    Raises `UnreadableError` (a `UserError`) if the file is missing, is not a zip, is damaged, is
-    unsafe (paths that escape, links, encryption, beyond `MAX_MEMBERS`, `MAX_BYTES` or
-    `MAX_RATIO`), or has no such members.
-    """
-    path = Path(path)
-    with _open_zip(path) as (archive, infos):
-        if name is None:
-            chosen = {info.filename: info for info in infos}
-        else:
-            known = ARCHIVES[name]
-            hits = [(re.search(f"(^|/)({known.members})", info.filename), info) for info in infos]
-            chosen = {known.top + hit[2]: info for hit, info in hits if hit}
-            if len(chosen) < sum(hit is not None for hit, _ in hits):
-                raise UnreadableError(path, "holds the same member twice")
-        if not chosen:
-            raise UnreadableError(
-                path, f"holds no {known.top if name else ''} images; is it another zip?"
-            )
-        for member, info in sorted(chosen.items()):
-            # asked for by size, so that a member that lies about it cannot fill the memory
-            with archive.open(info) as file:
-                content = file.read(info.file_size)
-            if len(content) != info.file_size:
-                raise UnreadableError(path, f"{member} is damaged")
-            yield member, content
-
-
-def extract(path: str | Path, folder: str | Path) -> Path:
-    """Unpack a zip into `folder`, which must not exist yet, and return it.
-
-    Raises `UnreadableError` as `read_members` does, before `folder` is there, and `UserError` if
-    `folder` exists or cannot be written.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise config.UserError(f"{folder}: exists already; choose a new folder")
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder.parent) as staging:
-            for member, content in read_members(path):
-                target = Path(staging, "out", member)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            os.replace(Path(staging, "out"), folder)
-    except OSError as error:
-        raise config.UserError(f"{folder}: cannot be written ({error.strerror})") from error
-    return folder
-
-
-def read_idx(path: str | Path) -> np.ndarray:
-    """Read a gzipped idx file of unsigned bytes (MNIST's format) as a uint8 array.
-
-    Raises `UnreadableError` if it is missing, not gzip, damaged, too large or not such a file.
-    """
-    return _parse_idx(Path(path), _gunzip(Path(path)))
+def read_members(path: str | Path, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (member name, content) of what matters in the zip `name` ("characters" or
+    "mislabelled"), sorted, under the canonical names (`train/SampleCCC/...`, `mnistTask/D/...`),
+    wherever in the zip these folders lie. Raises as `files.read_members`."""
+    return files.read_members(path, ARCHIVES[name].members, ARCHIVES[name].top)
 
 
 def content_digest(name: str, folder: Path) -> str:
@@ -272,21 +198,15 @@ def content_digest(name: str, folder: Path) -> str:
     if archive.members:
         contents = read_members(folder / archive.files[0], name)
     else:
-        contents = _idx_contents(archive, folder)
+        arrays = [files.read_idx(folder / file) for file in archive.files]
+        for i in (0, 2):
+            if arrays[i].ndim != 3 or arrays[i + 1].shape != arrays[i].shape[:1]:
+                reason = f"does not go with {archive.files[i + 1]}; replace both"
+                raise UnreadableError(folder / archive.files[i], reason)
+        named = zip(archive.files, arrays, strict=True)
+        contents = sorted((file.removesuffix(".gz"), files.idx_bytes(a)) for file, a in named)
     lines = [f"{hashlib.sha256(content).hexdigest()}  {member}\n" for member, content in contents]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _idx_contents(archive: Archive, folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name without .gz, uncompressed bytes) of idx files, checked, sorted by name."""
-    shapes = {}
-    for file in sorted(archive.files):
-        content = _gunzip(folder / file)
-        shapes[file] = _parse_idx(folder / file, content).shape
-        yield file.removesuffix(".gz"), content
-    for images, labels in (archive.files[:2], archive.files[2:]):
-        if len(shapes[images]) != 3 or shapes[labels] != shapes[images][:1]:
-            raise UnreadableError(folder / images, f"does not go with {labels}; replace both")
 
 
 def _missing(archive: Archive, folder: Path) -> list[Path]:
@@ -302,31 +222,21 @@ def _identify(name: str, folder: Path, provenance: str = "original") -> Source:
     note = folder / f"{name}.source.json"
     try:
         noted = json.loads(note.read_text())
-        files, source, found = noted["files"], noted["source"], noted["digest"]
+        if noted["files"] != stamps:
+            raise ValueError("of other files")
+        provenance, found = noted["source"], noted["digest"]
     except (OSError, ValueError, KeyError, TypeError):
-        files = None
-    if files == stamps:
-        provenance = source
-    else:
         try:
             found = content_digest(name, folder)
         except UnreadableError as error:
-            raise config.UserError(
-                f"{error}; delete it to have it fetched again, or put the right file there"
-            ) from None
-        _note(note, {"source": provenance, "digest": found, "files": stamps})
+            raise config.UserError(f"{error}; delete it, to have it fetched again") from None
+        noted = {"source": provenance, "digest": found, "files": stamps}
+        with contextlib.suppress(OSError):  # a folder that cannot be written goes without
+            files.write(note, json.dumps(noted).encode())
     if provenance != "stand-in" and found != archive.digest:
         provenance = "unrecognised"
         warnings.warn(f"{paths[0]}: not the known content, used as it is", stacklevel=3)
     return Source(name=name, paths=paths, source=provenance, digest=found)
-
-
-def _note(path: Path, content: dict) -> None:
-    """Write a JSON file at once; a folder that cannot be written just goes without."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
 
 
 def _standin(name: str, folder: Path, profile: str) -> Source:
@@ -349,17 +259,14 @@ def _staging(folder: Path) -> Iterator[Path]:
     Whoever holds the lock removes what killed processes left behind.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.lock(folder / ".lock"):
             for left in folder.glob(".fetch-*"):
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as staging:
                 yield Path(staging)
     except OSError as error:
-        raise config.UserError(
-            f"{error.filename or folder}: {error.strerror}; free space there, or set DATA_DIR"
-        ) from error
+        reason = f"{error.strerror}; free space there, or set DATA_DIR"
+        raise config.UserError(f"{error.filename or folder}: {reason}") from error
 
 
 def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
@@ -379,28 +286,28 @@ def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
     else:
         _download(place, staging / "whole")
         if archive.members:
-            standin.write_zip(staging / archive.files[0], read_members(staging / "whole", name))
+            files.write_zip(staging / archive.files[0], read_members(staging / "whole", name))
         else:
             _convert_npz(staging / "whole", [staging / file for file in archive.files])
 
 
 def _convert_npz(path: Path, targets: list[Path]) -> None:
     """Turn Keras' npz of MNIST into the four idx files."""
-    arrays = dict(read_members(path))
+    arrays = dict(files.read_members(path))
     for key, target in zip(("x_train", "y_train", "x_test", "y_test"), targets, strict=True):
         try:
             array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
         except (KeyError, ValueError, EOFError):
             raise UnreadableError(path, f"holds no readable {key}") from None
-        standin.write_idx(target, array)
+        files.write_idx(target, array)
 
 
 class _Limited(io.BufferedWriter):
     """A file that takes no more than an archive may hold, however much a server sends."""
 
     def write(self, content) -> int:
-        if self.tell() + len(content) > MAX_BYTES:
-            raise UnavailableError(f"refused: over {MAX_BYTES:,} bytes")
+        if self.tell() + len(content) > files.MAX_BYTES:
+            raise UnavailableError(f"refused: over {files.MAX_BYTES:,} bytes")
         return super().write(content)
 
 
@@ -463,72 +370,3 @@ def _connect_error(host: str, port: int) -> str:
     thread.start()
     thread.join(CONNECT_SECONDS)
     return outcome[0] if outcome else f"no answer within {CONNECT_SECONDS} s"
-
-
-@contextlib.contextmanager
-def _open_zip(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """Open a zip, checked, with its files that are no system files; errors as `UnreadableError`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            _check_safe(path, entries)
-            yield (
-                archive,
-                [e for e in entries if not e.is_dir() and not SYSTEM_FILE.search(e.filename)],
-            )
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise UnreadableError(path, _what_it_is(path, "zip archive", error)) from None
-    except OSError as error:
-        raise UnreadableError(path, f"cannot be read ({error.strerror})") from None
-
-
-def _check_safe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Raise `UnreadableError` for a zip that could harm whoever reads or unpacks it."""
-    total = sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_MEMBERS:
-        raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
-    if total > MAX_BYTES or total > MAX_RATIO * path.stat().st_size:
-        raise UnreadableError(
-            path, f"refused: unpacks to {total:,} bytes, which looks like a zip bomb"
-        )
-    for entry in entries:
-        name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-        if ".." in re.split(r"[/\\]", name) or PureWindowsPath(name).anchor or "\\" in name:
-            raise UnreadableError(path, f"refused: the member {name!r} leads out of the folder")
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UnreadableError(path, f"refused: the member {name!r} is a link or device")
-        if entry.flag_bits & 1 or entry.compress_type not in (0, zipfile.ZIP_DEFLATED):
-            raise UnreadableError(path, f"the member {name!r} is encrypted or oddly compressed")
-
-
-def _gunzip(path: Path) -> bytes:
-    try:
-        with gzip.open(path) as file:
-            content = file.read(MAX_BYTES + 1)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UnreadableError(path, _what_it_is(path, "gzip file", error)) from None
-    except OSError as error:
-        raise UnreadableError(path, f"cannot be read ({error.strerror})") from None
-    if len(content) > MAX_BYTES:
-        raise UnreadableError(path, f"refused: unpacks to more than {MAX_BYTES:,} bytes")
-    return content
-
-
-def _parse_idx(path: Path, content: bytes) -> np.ndarray:
-    ndim = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    start = 4 + 4 * ndim
-    shape = struct.unpack(f">{ndim}I", content[4:start]) if len(content) >= start else ()
-    if not shape or len(content) != start + math.prod(shape):
-        raise UnreadableError(path, "not a complete idx file of unsigned bytes")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _what_it_is(path: Path, wanted: str, error: Exception) -> str:
-    """Explain in a few words why `path` is not the `wanted`."""
-    with open(path, "rb") as file:
-        start = file.read(256).lstrip()[:1]
-    if not path.stat().st_size:
-        return f"not a {wanted}, but empty"
-    if start == b"<":
-        return f"not a {wanted}, but a web page"
-    return f"not a {wanted}, or damaged or cut short ({error})"

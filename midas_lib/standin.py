@@ -5,16 +5,12 @@ same bytes again (on the same versions of OpenCV and zlib).
 """
 
 import functools
-import gzip
-import struct
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from midas_lib import files
 from midas_lib.config import CLASS_NAMES
 
 # images per class in the characters, images in MNIST's training set, images in its test set
@@ -100,17 +96,6 @@ GLYPHS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Style:
-    """One writer's hand; lengths in units of the stroke font (a capital is 10 high)."""
-
-    pen: float  # width of the line
-    slant: float  # shift to the right per unit upwards
-    stretch: tuple[float, float]  # width and height, 1 = the font's own
-    wobble: float  # amplitude of the bends
-    shift: tuple[float, float]  # of the whole glyph on the canvas, right and down
-
-
 def draw(name: str, paths: tuple[Path, ...], profile: str, seed: int = 0) -> None:
     """Write the stand-in archive `name` ("characters", "mnist" or "mislabelled") to `paths`.
 
@@ -119,13 +104,13 @@ def draw(name: str, paths: tuple[Path, ...], profile: str, seed: int = 0) -> Non
     """
     per_class, n_train, n_test = SIZES[profile]
     if name == "characters":
-        write_zip(paths[0], _characters(per_class, seed))
+        files.write_zip(paths[0], _characters(per_class, seed))
     elif name == "mislabelled":
-        write_zip(paths[0], _mislabelled(*digits(n_train, seed=seed), seed))
+        files.write_zip(paths[0], _mislabelled(*digits(n_train, seed=seed), seed))
     else:
         arrays = (*digits(n_train, seed=seed), *digits(n_test, seed=seed, test=True))
         for path, array in zip(paths, arrays, strict=True):
-            write_idx(path, array)
+            files.write_idx(path, array)
 
 
 def digits(n: int, *, seed: int = 0, test: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -139,19 +124,6 @@ def digits(n: int, *, seed: int = 0, test: bool = False) -> tuple[np.ndarray, np
     return np.stack([_digit(label, rng) for label in labels]), labels
 
 
-def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write (name, bytes) pairs to a zip, uncompressed and with fixed dates: same in, same out."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members:
-            archive.writestr(zipfile.ZipInfo(name), content)
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write a uint8 array as a gzipped idx file (MNIST's format): same in, same out."""
-    header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes(), 6, mtime=0))
-
-
 def _characters(per_class: int, seed: int):
     """Yield (member name, PNG) of the characters, sorted by name."""
     rng = np.random.default_rng([seed, 0])
@@ -160,7 +132,7 @@ def _characters(per_class: int, seed: int):
     hands = [_hand(rng, pen=2.1 if writer < 2 else 1.65) for writer in range(pool)]
     for number, glyph in enumerate(CLASS_NAMES, 1):
         for writer in sorted(rng.choice(pool, per_class, replace=False)):
-            pen = round(UNIT * hands[writer].pen)
+            pen = round(UNIT * hands[writer]["pen"])
             lines = _place(_write(glyph, hands[writer], rng), pen)
             canvas = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
             _ink(canvas, lines, pen, (0, 0, 0), cv2.LINE_8)
@@ -211,23 +183,23 @@ def _digit(label: int, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def _hand(rng: np.random.Generator, pen: float) -> Style:
-    """Draw a writer's hand with a pen about `pen` wide."""
-    return Style(
-        pen=pen * rng.uniform(0.97, 1.03),
-        slant=rng.normal(0.12, 0.12),
-        stretch=(rng.normal(0.95, 0.1), rng.normal(1, 0.1)),
-        wobble=rng.uniform(0.1, 0.35),
-        shift=(rng.normal(-0.5, 1), rng.normal(0, 0.5)),
-    )
+def _hand(rng: np.random.Generator, pen: float) -> dict:
+    """Draw a writer's hand; lengths in units of the stroke font (a capital is 10 high)."""
+    return {
+        "pen": pen * rng.uniform(0.97, 1.03),  # width of the line
+        "slant": rng.normal(0.12, 0.12),  # shift to the right per unit upwards
+        "stretch": (rng.normal(0.95, 0.1), rng.normal(1, 0.1)),  # of width and height
+        "wobble": rng.uniform(0.1, 0.35),  # amplitude of the bends
+        "shift": (rng.normal(-0.5, 1), rng.normal(0, 0.5)),  # of the glyph, right and down
+    }
 
 
-def _write(glyph: str, hand: Style, rng: np.random.Generator) -> list[np.ndarray]:
+def _write(glyph: str, hand: dict, rng: np.random.Generator) -> list[np.ndarray]:
     """Write a glyph once: one polyline (points, 2) per stroke, in font units around (0, 0)."""
     strokes = GLYPHS[glyph]
     left, right = (edge([edge(stroke[:, 0]) for stroke in strokes]) for edge in (min, max))
-    size = np.multiply(hand.stretch, rng.normal(1, 0.07)) * rng.normal(1, 0.04, 2)
-    shift = hand.shift + rng.normal(0, (1.0, 0.6))
+    size = np.multiply(hand["stretch"], rng.normal(1, 0.07)) * rng.normal(1, 0.04, 2)
+    shift = hand["shift"] + rng.normal(0, (1.0, 0.6))
     phase = rng.uniform(0, 2 * np.pi, (2, 1))
     lines = []
     for stroke in strokes:
@@ -235,8 +207,8 @@ def _write(glyph: str, hand: Style, rng: np.random.Generator) -> list[np.ndarray
         moved = {tuple(point): point + rng.normal(0, 0.2, 2) for point in stroke}
         controls = np.array([moved[tuple(point)] for point in stroke])
         x, y = (_spline(len(stroke)) @ controls - ((left + right) / 2, 5)).T * size[:, None]
-        bend = hand.wobble * np.sin(2 * np.pi / 8 * np.stack([y, x]) + phase)
-        lines.append((np.stack([x - hand.slant * y, y]) + bend).T + shift)
+        bend = hand["wobble"] * np.sin(2 * np.pi / 8 * np.stack([y, x]) + phase)
+        lines.append((np.stack([x - hand["slant"] * y, y]) + bend).T + shift)
     return lines
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import inspect
 import itertools
 import os
 import tempfile
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from midas_lib import augment, losses
+from midas_lib import augment, config, losses
 from midas_lib.config import Augmentation, Settings, Training
 from midas_lib.data import Examples
 from midas_lib.model import build_cnn, transfer_backbone, transfer_head
@@ -80,19 +81,11 @@ def learning_rates(training: Training, steps: int) -> np.ndarray:
 class _Trainer:
     """Network, average and optimizer, and the graph that trains an epoch."""
 
-    def __init__(
-        self,
-        examples: Examples,
-        classes: int,
-        settings: Settings,
-        start: list[np.ndarray] | None = None,
-    ):
-        labels, loss = examples.labels, settings.training.loss
-        least = -1 if loss == "posterior" else 0
-        if labels.min() < least or labels.max() >= classes:
-            raise ValueError(
-                f"labels {labels.min()} to {labels.max()}: there are {classes} classes"
-            )
+    def __init__(self, examples: Examples, classes: int, settings: Settings, start=None):
+        labels, training, loss = examples.labels, settings.training, settings.training.loss
+        low, high = labels.min(), labels.max()
+        if low < (-1 if loss == "PRODEN" else 0) or high >= classes:
+            raise ValueError(f"labels {low} to {high}: there are {classes} classes")
         if loss != "cross-entropy" and classes < 3:
             raise ValueError(f"loss {loss}: takes 3 classes or more; with 2, turn the labels over")
         self.settings, self.examples = settings, examples
@@ -102,41 +95,29 @@ class _Trainer:
             _take_over(start, self.model, settings)
         self.average = keras.models.clone_model(self.model)
         self.average.set_weights(self.model.get_weights())
-        training = settings.training
         self.optimizer = keras.optimizers.AdamW(
             training.rate, weight_decay=training.weight_decay, beta_2=0.99
         )
         self.optimizer.build(self.model.trainable_variables)
         self.steps = max(1, len(examples.labels) // training.batch)
         self.rate_factor = tf.Variable(1.0, trainable=False)
-        self.variables = [
-            *self.model.variables,
-            *self.average.variables,
-            *self.optimizer.variables,
-            self.rate_factor,
-        ]
+        kept = self.model, self.average, self.optimizer
+        self.variables = [*(v for one in kept for v in one.variables), self.rate_factor]
         self._logits = keras.Model(self.model.inputs, self.model.get_layer("logits").output)
         self._classes = classes
-        self._data = tf.constant(examples.pictures), tf.constant(examples.labels, tf.int32)
-        batch = min(training.batch, len(examples.labels))
-        self._graph = tf.function(
-            self._train_steps,
-            input_signature=[
-                # Not captured: TensorFlow never frees what a graph has captured.
-                tf.TensorSpec(self._data[0].shape, self._data[0].dtype),
-                tf.TensorSpec(self._data[1].shape, tf.int32),
-                tf.TensorSpec([None, batch], tf.int32),
-                tf.TensorSpec([None], tf.float32),
-                tf.TensorSpec([], tf.int32),
-            ],
-        )
+        self._data = tf.constant(examples.pictures), tf.constant(labels, tf.int32)
+        self._batch = min(training.batch, len(labels))
+        # The data are not captured: TensorFlow never frees what a graph has captured.
+        shapes = [([None, self._batch], tf.int32), ([None], tf.float32), ([], tf.int32)]
+        signature = [tf.TensorSpec(one.shape, one.dtype) for one in self._data]
+        signature += [tf.TensorSpec(*shape) for shape in shapes]
+        self._graph = tf.function(self._train_steps, input_signature=signature)
 
     def order(self, epoch: int) -> tf.Tensor:
         """The epoch's order of the examples, whole batches only: int32 (steps, batch)."""
         rng = np.random.default_rng([self.settings.seed, epoch])
-        batch = min(self.settings.training.batch, len(self.examples.labels))
-        order = rng.permutation(len(self.examples.labels))[: self.steps * batch]
-        return tf.constant(order.reshape(self.steps, batch), tf.int32)
+        order = rng.permutation(len(self.examples.labels))[: self.steps * self._batch]
+        return tf.constant(order.reshape(self.steps, self._batch), tf.int32)
 
     def train_steps(self, order: tf.Tensor, rates: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
         """Train on the rows of `order`, each at its rate; returns each step's loss and gradient
@@ -156,13 +137,11 @@ class _Trainer:
         settings = self.settings
         seed = tf.stack([settings.seed * 4, step])
         pictures = augment.warp(plain, seed, settings.augmentation)
-        if settings.training.loss == "posterior":
+        if settings.training.loss == "PRODEN":
             again = augment.warp(plain, seed + 2, settings.augmentation)
             pictures = tf.concat([pictures, again], 0)
-        if settings.augmentation.mixup:
-            pictures, targets = augment.mixup(
-                [pictures, targets], seed + 2, settings.augmentation.mixup
-            )
+        if most := settings.augmentation.mixup:
+            pictures, targets = augment.mixup([pictures, targets], seed + 2, most)
         with tf.GradientTape() as tape:
             logits = self._logits(pictures, training=True)
             loss = self._loss(targets, logits, step)
@@ -181,24 +160,23 @@ class _Trainer:
 
     def _loss(self, targets: tf.Tensor, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         training = self.settings.training
-        if training.loss == "cross-entropy":
-            return losses.cross_entropy(targets, logits, training.smoothing)
-        if training.loss == "posterior":
-            done = tf.cast(step, tf.float32) / (self.steps * training.epochs)
-            # From the start, sharpening would settle on whatever the first steps happen to say.
-            grown = tf.maximum((done - training.blunt) / (1 - training.blunt), 0.0)
-            sharpening = 1 + (training.sharpening - 1) * grown
-            loss = losses.posterior(targets, logits, training.leak, sharpening)
-            return loss + training.balance * (1 - grown) * losses.imbalance(logits)
-        if training.loss == "forward":
-            return losses.forward(targets, logits, training.leak)
-        return losses.COMPLEMENTARY[training.loss](targets, logits)
+        done = tf.cast(step, tf.float32) / (self.steps * training.epochs)
+        # From the start, sharpening would settle on whatever the first steps happen to say.
+        start = training.sharpening_start
+        grown = tf.maximum((done - start) / (1 - start), 0.0)
+        settings = dataclasses.asdict(training)
+        settings["sharpening"] = 1 + (training.sharpening - 1) * grown
+        function = getattr(losses, config.LOSSES[training.loss])
+        taken = settings.keys() & inspect.signature(function).parameters.keys()
+        loss = function(targets, logits, **{name: settings[name] for name in taken})
+        if training.balance:
+            loss += training.balance * (1 - grown) * losses.imbalance(logits)
+        return loss
 
     def _rate_shares(self) -> list[float]:
         """Each trainable variable's share of the learning rate."""
-        layers = [
-            v.path.split("/")[0].removesuffix("_norm") for v in self.model.trainable_variables
-        ]
+        weights = self.model.trainable_variables
+        layers = [weight.path.split("/")[0].removesuffix("_norm") for weight in weights]
         names = list(dict.fromkeys(layers))
         decay = self.settings.transfer.rate_decay
         return [decay ** (len(names) - 1 - names.index(layer)) for layer in layers]
@@ -228,9 +206,11 @@ def predict(model: keras.Model, examples: Examples, batch: int = 256) -> np.ndar
 def predict_views(
     model: keras.Model, examples: Examples, ranges: Augmentation, views: int = 8
 ) -> np.ndarray:
-    """Test-time augmentation: the mean probabilities over the picture and `views` random warps of
-    half the training's ranges, the same at every call. Returns float32 (n, classes)."""
-    mild = Augmentation(**{name: value / 2 for name, value in dataclasses.asdict(ranges).items()})
+    """Test-time augmentation: the mean probabilities over the picture and `views` random affine
+    warps of it, the same at every call, of half the ranges that training had; the other ranges are
+    off, as they change the drawing and not how one looks at it. Returns float32 (n, classes)."""
+    affine = ("rotation", "scale", "aspect", "shear", "shift")
+    mild = Augmentation(**{name: getattr(ranges, name) / 2 for name in affine})
     total = predict(model, examples)
     for view in range(views):
         seed = tf.constant([view, 0])
@@ -252,9 +232,7 @@ def fit(
 
     AdamW (Loshchilov & Hutter 2019) on augmented batches; the result is the last weights or, with
     `averaging`, their exponential average over the steps (Polyak & Juditsky 1992), normalisation
-    statistics included.
-
-    The loss "posterior" takes -1 for the label of a picture of which nothing is known.
+    statistics included. The loss "PRODEN" takes the label -1 for a picture without one.
 
     held_out: measured at every check, and used for nothing else. start: the weights of a network
     of the same shape, in Keras' order, of which `settings.transfer` is taken over; its classes
@@ -301,12 +279,10 @@ def fit(
 
 
 def _measure(model: keras.Model, held_out: Examples) -> dict[str, float]:
-    probabilities = predict(model, held_out)
-    right = probabilities[np.arange(len(held_out.labels)), held_out.labels]
-    return {
-        "val_loss": -np.log(np.maximum(right, 1e-12)).mean(),
-        "val_accuracy": (probabilities.argmax(1) == held_out.labels).mean(),
-    }
+    probabilities, labels = predict(model, held_out), held_out.labels
+    right = np.take_along_axis(probabilities, labels[:, None], 1)
+    loss = -np.log(np.maximum(right, 1e-12)).mean()
+    return {"val_loss": loss, "val_accuracy": (probabilities.argmax(1) == labels).mean()}
 
 
 def seconds_per_step(examples: Examples, classes: int, settings: Settings) -> float:

@@ -42,7 +42,7 @@ def test_case_groups_join_the_two_cases_of_a_letter_only():
 
 
 def test_merge_groups_join_on_top_of_case():
-    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
     groups = dict(zip(CLASS_NAMES, groups, strict=True))
     assert groups["0"] == groups["O"] == groups["o"]
     assert groups["1"] == groups["I"] == groups["i"] == groups["l"] == groups["L"]
@@ -58,7 +58,7 @@ def test_merge_groups_on_top_of_nothing_join_the_named_characters_only():
 
 def test_merge_groups_refuse_a_character_that_is_no_class():
     with pytest.raises(ValueError, match="not in tuple"):
-        analysis.merge_groups(CLASS_NAMES, ["0Ö"])
+        analysis.merge_groups(CLASS_NAMES, ["0Ö"], np.arange(62))
 
 
 def test_merged_accuracy():
@@ -66,7 +66,7 @@ def test_merged_accuracy():
     predictions = [CLASS_NAMES.index(name) for name in "CCOk"]
     # right as they are: C; with case merged also c; with 0/O/o merged also 0
     case = analysis.case_groups(CLASS_NAMES)
-    merged = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    merged = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
     assert analysis.accuracy(labels, predictions) == 0.25
     assert analysis.merged_accuracy(labels, predictions, case) == 0.5
     assert analysis.merged_accuracy(labels, predictions, merged) == 0.75
@@ -76,7 +76,7 @@ def test_merging_never_lowers_accuracy():
     labels, predictions = np.random.default_rng(1).integers(0, 62, (2, 5000))
     plain = analysis.accuracy(labels, predictions)
     case = analysis.merged_accuracy(labels, predictions, analysis.case_groups(CLASS_NAMES))
-    merges = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"])
+    merges = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
     assert plain < case < analysis.merged_accuracy(labels, predictions, merges)
 
 
@@ -104,10 +104,10 @@ def test_mean_interval_is_students():
     assert 2 - interval.low == pytest.approx(4.302653 / np.sqrt(3))
 
 
-def test_mean_interval_agrees_with_scipy_at_any_confidence():
+def test_mean_interval_agrees_with_scipy():
     values = np.random.default_rng(2).normal(size=9)
-    ours = analysis.mean_interval(values, confidence=0.8)
-    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.8)
+    ours = analysis.mean_interval(values)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval()
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
@@ -203,11 +203,8 @@ def test_interval_in_words():
 
 def test_mcnemar_is_exact():
     # 5 images only a has right, 1 only b: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
-    a = np.array([1] * 5 + [0] + [1, 1, 0])
-    b = np.array([0] * 5 + [1] + [1, 1, 0])
-    assert analysis.mcnemar(a, b) == pytest.approx(14 / 64)
-    assert analysis.mcnemar(b == 1, a == 1) == pytest.approx(14 / 64)
-    assert analysis.mcnemar(a, a) == 1
+    assert analysis.mcnemar(5, 1) == analysis.mcnemar(1, 5) == pytest.approx(14 / 64)
+    assert analysis.mcnemar(3, 3) == analysis.mcnemar(0, 0) == 1
 
 
 # --- calibration --------------------------------------------------------------------------------
@@ -424,7 +421,7 @@ def test_cka_ignores_rotation_and_scale_and_sees_independence():
     # Of two equal independent features one is shared: 1 / sqrt(2) of the Frobenius norms.
     a, b = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]), np.array([[1], [1], [-1], [-1]])
     assert analysis.linear_cka(a, b) == pytest.approx(1 / np.sqrt(2))
-    with pytest.raises(ValueError, match="4 and of 3"):
+    with pytest.raises(ValueError, match="mismatch"):
         analysis.linear_cka(a, b[:3])
 
 

@@ -109,6 +109,20 @@ def test_elastic_moves_a_dot_by_about_its_standard_deviation():
     moved = np.concatenate([x - 4, y + 3])
     assert abs(moved.mean()) < 0.3
     assert 0.4 < moved.std() < 1.4
+    assert abs(np.corrcoef(x, y)[0, 1]) < 0.4  # across and down each by itself
+
+
+def test_a_displacement_takes_pixels_from_below_and_right_in_proportion():
+    picture = np.zeros((1, 4, 4, 1), np.float32)
+    picture[0, 1, 1:3, 0] = 100, 10  # [1, 1] and [1, 2]
+    picture[0, 2, 1:3, 0] = 1000, 1
+    flow = np.tile(np.float32([0.25, 0.75]), (1, 4, 4, 1))  # down, right
+    found = augment._displace(tf.constant(picture), tf.constant(flow)).numpy()[0, 1, 1, 0]
+    assert found == pytest.approx(0.75 * (25 + 7.5) + 0.25 * (250 + 0.75))
+    # Beyond the edge, the edge.
+    flow = np.tile(np.float32([-9, -9]), (1, 4, 4, 1))
+    picture[0, 0, 0] = 7
+    assert (augment._displace(tf.constant(picture), tf.constant(flow)).numpy() == 7).all()
 
 
 def test_elastic_bends_rather_than_shifts():

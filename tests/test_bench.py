@@ -9,7 +9,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import clock, numbers, plan, trials
-from midas_lib import config, report
+from midas_lib import config
 
 INF = math.inf
 
@@ -200,13 +200,13 @@ def measured(monkeypatch, tmp_path, standin):
         return {"good": INF}
 
     monkeypatch.setattr(bench.apart, "call", call)
-    pages = []
+    drawn = []
 
     def draw(part, profile):
-        pages.append(profile)
+        drawn.append(profile)
         return tmp_path / "executed" / profile / "bench.html"
 
-    monkeypatch.setattr(report, "run_notebook", draw)
+    monkeypatch.setattr(bench.pages, "run_notebook", draw)
     return tmp_path / "executed"
 
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Error, sync_playwright
 
-from midas_lib import data, inference, pad, report
+from midas_lib import data, images, inference, pad, pages, show
 
-EXECUTED = Path(report.__file__).parent.parent / "executed"
+EXECUTED = Path(pages.__file__).parent.parent / "executed"
 PUBLISHED = sorted(EXECUTED.glob("*.html"))
 PHONE, DESKTOP = 360, 1440
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -74,11 +74,11 @@ def reader():
     return inference.load_classifier(EXECUTED.parent / "checkpoints" / "part1" / "model.keras")
 
 
-def shown(monkeypatch, show, *args, **kwargs):
+def shown(monkeypatch, tell, *args, **kwargs):
     """What a notebook would show, as HTML."""
     outputs = []
-    monkeypatch.setattr(report, "display", lambda output: outputs.append(output.data))
-    show(*args, **kwargs)
+    monkeypatch.setattr(show, "display", lambda output: outputs.append(output.data))
+    tell(*args, **kwargs)
     return outputs[0]
 
 
@@ -93,7 +93,7 @@ def write(tmp_path):
             output = new_output("display_data", {"text/html": output})
             cells.append(new_code_cell(f"show({i})", outputs=[output]))
         path = tmp_path / "page.html"
-        path.write_text(report._render(new_notebook(cells=cells)))
+        path.write_text(pages._render(new_notebook(cells=cells)))
         return path
 
     return write
@@ -165,7 +165,7 @@ def test_a_table_sorts_by_number_and_by_name(visit, write, monkeypatch):
     rows = [
         {"who": who, "how many": much} for who, much in (("b", "900"), ("c", "10,000"), ("a", "−3"))
     ]
-    page = visit(write(shown(monkeypatch, report.table, rows, "Counts")))
+    page = visit(write(shown(monkeypatch, show.table, rows, "Counts")))
 
     def order():
         return "".join(page.locator("tbody th").all_inner_texts())
@@ -186,9 +186,7 @@ def test_the_pointer_is_told_the_numbers_of_the_point_it_is_on(visit, write, mon
     (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="ours")
     line.bounds = np.array([(1, 9), (60, 75), (2, 8)])
     ax.set(ylim=(0, 100), xlim=(0, 2))
-    page = visit(
-        write(shown(monkeypatch, report.figure, fig, "a line with three points", "A line"))
-    )
+    page = visit(write(shown(monkeypatch, show.figure, fig, "a line with three points", "A line")))
     image = page.locator("figure img").bounding_box()
     left, bottom, width, height = ax.get_position().bounds
     box = fig.get_tightbbox().padded(0.1)
@@ -206,9 +204,7 @@ def test_a_cell_of_a_matrix_shows_what_is_behind_it(visit, write, monkeypatch):
     ax.imshow(np.eye(4))
     cells = {(1, 3): ("b read as d", np.zeros((28, 56), np.uint8))}
     cells[3, 0] = ("d read as <a>", np.full((28, 28), 255, np.uint8))
-    html = shown(
-        monkeypatch, report.figure, fig, "a matrix of four classes", "A matrix", cells=cells
-    )
+    html = shown(monkeypatch, show.figure, fig, "a matrix of four classes", "A matrix", cells=cells)
     page = visit(write(html))
     image, behind = page.locator("figure > img").first, page.locator("img.behind")
     box = fig.get_tightbbox().padded(0.1)
@@ -234,7 +230,7 @@ def test_a_failed_report_says_so_first(visit, tmp_path):
     traceback = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
     cells = [new_markdown_cell("# A report"), new_code_cell("1 / 0", outputs=[traceback])]
     path = tmp_path / "failed.html"
-    path.write_text(report._render(new_notebook(cells=cells), error="ValueError: no"))
+    path.write_text(pages._render(new_notebook(cells=cells), error="ValueError: no"))
     page = visit(path)
     assert page.get_by_role("alert").bounding_box()["y"] < page.locator("h1").bounding_box()["y"]
     page.get_by_role("link", name="Go to the cell that failed").click()
@@ -245,7 +241,7 @@ def test_a_failed_report_says_so_first(visit, tmp_path):
 
 
 def test_the_page_reads_as_keras_does(visit, write, monkeypatch, reader, characters):
-    html = shown(monkeypatch, report.drawing_pad, {"ours": pad.export(reader)}, {}, "Draw")
+    html = shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, {}, "Draw")
     rows = np.random.default_rng(0).permutation(len(characters.labels))[:100]
     scans = characters.images[rows]
     expected = reader.probabilities(scans)
@@ -258,7 +254,7 @@ def test_the_page_reads_as_keras_does(visit, write, monkeypatch, reader, charact
         return pad.answer(network, pad.preprocess(scan, network.mode, network.margin));
       });
     }"""
-    inks = [base64.b64encode(data.ink(scan).tobytes()).decode() for scan in scans]
+    inks = [base64.b64encode(images.ink(scan).tobytes()).decode() for scan in scans]
     answers = np.array(page.evaluate(read, inks))
     assert answers.shape == (100, 62)
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-3)
@@ -267,7 +263,7 @@ def test_the_page_reads_as_keras_does(visit, write, monkeypatch, reader, charact
 def test_what_is_drawn_is_read_and_wiped_out(visit, write, monkeypatch, reader):
     networks = {"first": pad.export(reader), "second": pad.export(reader)}
     guides = {"base line": 0.76}
-    page = visit(write(shown(monkeypatch, report.drawing_pad, networks, guides, "Draw")), PHONE)
+    page = visit(write(shown(monkeypatch, show.drawing_pad, networks, guides, "Draw")), PHONE)
     paper, guesses = page.locator(".paper canvas"), page.locator(".reading li")
     paper.scroll_into_view_if_needed()
     box = paper.bounding_box()

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from midas_lib import colab, config, report
+from midas_lib import colab, config, pages
 from midas_lib.__main__ import main
 from midas_lib.config import UserError
 
@@ -76,6 +76,7 @@ def test_without_a_remote_on_github_it_asks_for_the_name(remote, tmp_path, monke
     git("init", cwd=tmp_path)
     if remote:
         git("remote", "add", "origin", remote, cwd=tmp_path)
+    (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(config, "ROOT", tmp_path)
     assert main(["badges"]) == 2
     assert "say REPOSITORY=owner/name" in capsys.readouterr().err
@@ -83,8 +84,8 @@ def test_without_a_remote_on_github_it_asks_for_the_name(remote, tmp_path, monke
 
 def test_a_page_shows_neither(notebook):
     colab.add_badge(notebook, NAME)
-    text = report._render(nbformat.read(notebook, as_version=4))
-    assert text == report._render(nbformat.read(NOTEBOOK, as_version=4))
+    text = pages._render(nbformat.read(notebook, as_version=4))
+    assert text == pages._render(nbformat.read(NOTEBOOK, as_version=4))
     assert "colab" not in text.lower()
 
 
@@ -107,8 +108,7 @@ def test_in_colab_the_cell_gets_the_library_and_what_it_requires(notebook, tmp_p
     shutil.copytree(config.ROOT / "midas_lib", pushed / "midas_lib")
     (pushed / "notebooks").mkdir()
     shutil.copy(NOTEBOOK, pushed / "notebooks")
-    for file in ("requirements.txt", "constraints.txt"):
-        shutil.copy(config.ROOT / file, pushed)
+    shutil.copy(config.ROOT / "constraints.txt", pushed)
     git("init", "--initial-branch", "main", cwd=pushed)
     git("add", ".", cwd=pushed)
     git("commit", "-m", "pushed", cwd=pushed)
@@ -118,7 +118,10 @@ def test_in_colab_the_cell_gets_the_library_and_what_it_requires(notebook, tmp_p
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     os.mkdir(tmp_path / "home")
-    pretend = "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')"
+    pretend = (  # and pip only says what it was asked, so that this environment stays as it is
+        "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')\n"
+        "get_ipython().register_magic_function(lambda line: print('pip', line), magic_name='pip')"
+    )
     found = (
         "import subprocess, midas_lib; print(os.getcwd(), midas_lib.__file__,"
         " subprocess.check_output([sys.executable, '-c', 'import midas_lib as m; print(m.__file__)'"
@@ -131,9 +134,8 @@ def test_in_colab_the_cell_gets_the_library_and_what_it_requires(notebook, tmp_p
     library = str(checkout / "midas_lib" / "__init__.py")
     folder, ours, workers = run.cells[2].outputs[0].text.split()
     assert (folder, ours, workers) == (str(checkout / "notebooks"), library, library)
-    lists = {path.name: path.read_text().split("\n") for path in checkout.glob("notebooks/colab/*")}
-    pinned = (config.ROOT / "constraints.txt").read_text().split("\n")
-    left_out = set(pinned) - set(lists["constraints.txt"])
+    asked = f"pip install -c colab-constraints.txt -e {checkout}\n"
+    assert run.cells[1].outputs[0].text.startswith(asked)
+    kept = (checkout / "notebooks" / "colab-constraints.txt").read_text().split("\n")
+    left_out = set((config.ROOT / "constraints.txt").read_text().split("\n")) - set(kept)
     assert {"ipykernel", "ipython", "pyzmq", "tornado"} <= {pin.split("==")[0] for pin in left_out}
-    assert {"-c constraints.txt", "tensorflow", "papermill"} <= set(lists["requirements.txt"])
-    assert "ipykernel" not in lists["requirements.txt"]

@@ -58,6 +58,16 @@ def test_blur_keeps_the_ink_and_spreads_it(squares):
     assert (spoilt[:, 6, 14] > 0).all()
 
 
+def test_blur_has_its_width():
+    dot = np.zeros((1, 29, 29), np.uint8)
+    dot[0, 14, 14] = 255
+    spread = corrupt(dot, "blur")[0].astype(float)
+    away = np.arange(29) - 14.0
+    for axis in (0, 1):
+        variance = spread.sum(axis) @ away**2 / spread.sum()
+        assert variance**0.5 == pytest.approx(1.2, abs=0.05)
+
+
 def test_noise_has_its_strength_where_it_is_not_cut(squares):
     grey = np.full((10, 28, 28), 128, np.uint8)
     assert np.std(corrupt(grey, "noise").astype(float)) == pytest.approx(58, abs=2)

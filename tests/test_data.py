@@ -1,25 +1,16 @@
-"""Loaders, reading of any image, and the preprocessing every network's input takes."""
+"""Loaders of the archives and of folders, their cache, and how datasets are divided."""
 
 import errno
-import io
 import itertools
+import shutil
 import zipfile
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from midas_lib import data
-from midas_lib.config import Preprocessing, UserError
-
-
-@pytest.fixture
-def page():
-    """A scan, dark on light, with a bar from row 50 to 150 and column 100 to 120."""
-    scan = np.full(data.SCAN_SHAPE, 255, np.uint8)
-    scan[50:150, 100:120] = 0
-    return scan
+from midas_lib import data, images
+from midas_lib.config import UserError
 
 
 def png(pixels):
@@ -64,7 +55,7 @@ def test_the_cache_gives_the_same_again_and_a_damaged_one_is_made_anew(archive, 
     assert first.digest[:16] in cache.name
     whole = cache.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(data, "scan", None)  # decoding would fail
+        patch.setattr(images, "read_scan", None)  # decoding would fail
         again = data.load_characters()
     np.testing.assert_array_equal(first.images, again.images)
     assert first.names == again.names
@@ -123,148 +114,6 @@ def test_digits_and_their_wrong_folders(standin):
         data.load_mnist("validation", "smoke")
 
 
-def test_geometry_is_the_glyphs_edges(page):
-    pictures, geometry = data.preprocess(page[None], Preprocessing())
-    np.testing.assert_allclose(geometry[0], [50 / 225, 150 / 225], rtol=1e-6)
-    assert pictures.shape == (1, 28, 28, 1)
-    # the bar is 100 high in a window of 120: 28 * 100 / 120 = 23.3 rows, and 4.7 columns wide
-    rows = (pictures[0, ..., 0] > 127).any(1).sum()
-    columns = (pictures[0, ..., 0] > 127).any(0).sum()
-    assert (rows, columns) in {(23, 5), (24, 5), (23, 4), (24, 4)}
-    assert pictures[0, ..., 0].sum() == pytest.approx(255 * 28**2 * 100 * 20 / 120**2, rel=0.02)
-
-
-def test_a_crop_does_not_depend_on_place_and_the_canvas_does(page):
-    moved = np.roll(page, (40, 60), axis=(0, 1))
-    for mode, same in (("crop", True), ("scale", True), ("canvas", False)):
-        pair, _ = data.preprocess(np.stack([page, moved]), Preprocessing(mode=mode))
-        assert np.array_equal(pair[0], pair[1]) is same
-    with pytest.raises(ValueError, match="tight"):
-        Preprocessing(mode="tight")
-
-
-def test_mnist_mode_gives_a_20_pixel_box_round_the_centre_of_mass(page):
-    glyph = np.full_like(page, 255)
-    glyph[50:170, 60:100] = 0  # an L, 120 high: an upright bar of 40 and a foot of 20 more rows
-    glyph[150:170, 100:160] = 0
-    pictures, _ = data.preprocess(glyph[None], Preprocessing(mode="mnist"))
-    picture = pictures[0, ..., 0].astype(float)
-    rows, columns = ((picture > 127).any(axis).sum() for axis in (1, 0))
-    assert (rows, columns) == (20, round(20 * 100 / 120))
-    along = np.arange(28) + 0.5
-    for axis in (0, 1):
-        assert picture.sum(axis) @ along / picture.sum() == pytest.approx(14, abs=0.1)
-
-
-def test_light_on_dark_is_the_same_as_dark_on_light(page):
-    for dark, light in ((page, 255 - page), (page, 100 + page // 4)):
-        both = [data.preprocess(scan[None], Preprocessing()) for scan in (dark, light)]
-        np.testing.assert_array_equal(both[0][0], both[1][0])
-        np.testing.assert_array_equal(both[0][1], both[1][1])
-
-
-def test_only_the_tablets_stray_dot_is_wiped_out(page):
-    def geometry(dot):
-        scan = page.copy()
-        y, x = dot
-        cv2.circle(scan, (x, y), 8, 0, -1)
-        return data.preprocess(scan[None], Preprocessing())[1][0] * 225
-
-    np.testing.assert_allclose(geometry((20, 210)), [50, 150], atol=0.01)
-    assert geometry((30, 110))[0] < 30  # the dot of an i
-    assert geometry((20, 290))[0] < 30
-    alone = np.full(data.SCAN_SHAPE, 255, np.uint8)
-    cv2.circle(alone, (210, 20), 8, 0, -1)
-    assert data.ink(alone).max() == 255  # where there is nothing else, it is the character
-
-
-def test_an_empty_page_is_a_mistake():
-    with pytest.raises(UserError, match="no ink"):
-        data.preprocess(np.full((1, 225, 300), 200, np.uint8), Preprocessing())
-
-
-def test_a_small_or_narrow_picture_is_padded_with_its_own_paper():
-    tall = np.full((90, 30), 200, np.uint8)
-    tall[20:70, 10:20] = 30
-    scan = data.scan(tall)
-    assert scan.shape == data.SCAN_SHAPE
-    assert (scan[:, :100] == 200).all()
-    rows = np.flatnonzero((scan < 100).any(1))
-    assert rows[0] == pytest.approx(20 / 90 * 225, abs=2)
-    assert rows[-1] == pytest.approx(70 / 90 * 225, abs=2)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (900_000, 2), (2, 900_000), (900, 1200)])
-def test_any_shape_can_be_scanned(shape):
-    scan = data.scan(np.full(shape, 77, np.uint8))  # padded to 4:3 first, it would take a terabyte
-    assert scan.shape == data.SCAN_SHAPE
-    assert (scan == 77).all()
-
-
-def test_every_kind_of_file_reads_alike():
-    gray = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
-    colour = np.dstack([gray] * 3)
-    palette = Image.fromarray(colour).quantize(256)
-    files = {
-        "gray": png(gray),
-        "colour": png(colour),
-        "opaque": png(np.dstack([colour, np.full_like(gray, 255)])),
-        "16 bits": png(gray.astype(np.uint16) * 257),
-    }
-    for name, content in files.items():
-        np.testing.assert_allclose(data.read_image(content).astype(int), gray, atol=1, err_msg=name)
-    arrays = [gray, gray[..., None], colour, gray / 255, gray.astype(np.uint16) * 257, palette]
-    arrays += [gray.astype(np.int64), Image.fromarray(gray), Image.fromarray(colour)]
-    arrays += [Image.open(io.BytesIO(content)) for content in files.values()]
-    for image in arrays:
-        np.testing.assert_allclose(data.read_image(image).astype(int), gray, atol=2)
-    np.testing.assert_array_equal(data.read_image(gray > 127), np.where(gray > 127, 255, 0))
-
-
-def test_transparent_pixels_are_white_paper():
-    pixels = np.zeros((10, 10, 4), np.uint8)
-    pixels[3:6, 3:6, 3] = 255
-    gray = data.read_image(png(pixels))
-    assert (gray[3:6, 3:6] == 0).all()
-    assert gray.sum() == 255 * (100 - 9)
-    pixels[..., :3] = 255  # white ink, which white paper would hide
-    gray = data.read_image(png(pixels))
-    assert (gray[3:6, 3:6] == 255).all()
-    assert gray.sum() == 255 * 9
-
-
-def test_colours_are_red_green_blue():
-    red = np.zeros((5, 5, 3), np.uint8)
-    red[..., 0] = 255
-    assert data.read_image(red)[0, 0] == 76  # 0.299 of 255
-    assert data.read_image(png(red[..., ::-1]))[0, 0] == 76  # OpenCV writes blue, green, red
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (b"", "x.png: not a readable image"),
-        (b"<html>no image</html>", "x.png: not a readable image"),
-        (np.zeros((3, 3, 7), np.uint8), "no image"),
-        (np.zeros((0, 3), np.uint8), "no image"),
-        (np.array([["a"]]), "no image"),
-        (np.full((3, 3), np.nan), "between 0 and 1"),
-        (np.full((3, 3), 2.0), "between 0 and 1"),
-        (np.full((3, 3), -1), "between 0 and 65535"),
-        ("no/such/file.png", "no/such/file.png: No such file"),
-    ],
-)
-def test_what_is_no_image_is_named(image, message):
-    with pytest.raises(UserError, match=message):
-        data.read_image(image, "x.png")
-
-
-def test_a_truncated_file_is_no_image(page):
-    content = png(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8))
-    with pytest.raises(UserError, match="not a readable image"):
-        data.read_image(content[: len(content) // 8])
-
-
 def test_folds_are_stratified_repeatable_and_whole():
     labels = np.repeat(np.arange(4), 10)
     fold = data.folds(labels, 3)
@@ -281,11 +130,133 @@ def test_no_writer_stands_in_two_folds():
     assert set(fold) == {0, 1, 2, 3, 4}
 
 
+def test_folds_keep_classes_apart_by_writers_only_where_they_are_given():
+    labels, writers = np.repeat(np.arange(6), 10), np.tile(np.arange(10), 6)
+    by_class, by_writer = data.folds(labels, 0), data.folds(labels, 0, writers)
+    assert all(np.ptp(np.bincount(by_class[labels == c], minlength=5)) == 0 for c in range(6))
+    assert all(len(set(by_class[writers == w])) > 1 for w in range(10))
+    assert all(len(set(by_writer[writers == w])) == 1 for w in range(10))
+    assert (data.folds(labels, 1, writers) != by_writer).any()
+    np.testing.assert_array_equal(data.folds(labels, 0, writers), by_writer)
+
+
+def test_the_digest_of_examples_is_that_of_both_arrays_in_order(monkeypatch):
+    pictures, labels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1), np.array([0, 1])
+    examples = data.Examples(pictures=pictures, labels=labels)
+    digest = examples.digest
+    assert digest == data.array_digest(pictures, labels) != data.array_digest(labels, pictures)
+    assert digest != examples.take([1, 0]).digest
+    assert digest != data.Examples(pictures=pictures, labels=labels[::-1]).digest
+    assert digest == examples.take([0]).join(examples.take([1])).digest
+    monkeypatch.setattr(data, "array_digest", lambda *_: pytest.fail("computed again"))
+    assert examples.digest == digest
+
+
+def test_a_limit_takes_the_first_images_of_every_class():
+    whole = data.ImageDataset(
+        images=np.arange(6),
+        labels=np.array([1, 0, 1, 1, 0, 0]),
+        writers=np.arange(6) * 10,
+        names=tuple("abcdef"),
+        class_names=("x", "y"),
+        source="folder",
+        digest="",
+    )
+    few = data.limit(whole, 2)
+    assert few.images.tolist() == [0, 1, 2, 4]
+    assert few.labels.tolist() == [1, 0, 1, 0]
+    assert few.writers.tolist() == [0, 10, 20, 40]
+    assert few.names == tuple("abce")
+    assert data.limit(whole, None) is whole
+
+
+def write_folder(folder, members):
+    for seed, name in enumerate(members):
+        pixels = np.full((90, 120), 255, np.uint8)
+        pixels[20 : 40 + seed, 30:50] = 0
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(pixels))
+    return folder
+
+
+def test_a_folder_is_a_dataset_and_so_is_its_zip(tmp_path):
+    folder = write_folder(
+        tmp_path / "set", ["dog/1.png", "cat/2.png", "cat/1.jpg", "new/dog/3.png"]
+    )
+    found = data.load_folder(folder, ("dog", "cat"))
+    assert found.names == ("cat/1.jpg", "cat/2.png", "dog/1.png", "new/dog/3.png")
+    assert found.labels.tolist() == [1, 1, 0, 0]
+    assert found.class_names == ("dog", "cat")
+    assert (found.images.shape, found.images.dtype) == ((4, 225, 300), np.uint8)
+    np.testing.assert_array_equal(found.images[2], images.read_scan(folder / "dog" / "1.png"))
+    assert (found.source, found.writers) == ("folder", None)
+    packed = shutil.make_archive(tmp_path / "packed", "zip", folder)
+    assert data.load_folder(packed, ("dog", "cat")).digest == found.digest
+    digests = {found.digest, data.load_folder(folder, ("cat", "dog")).digest}
+    (folder / "cat" / "1.jpg").rename(folder / "cat" / "0.jpg")  # in the same place
+    digests.add(data.load_folder(folder, ("dog", "cat")).digest)
+    (folder / "cat" / "2.png").write_bytes((folder / "dog" / "1.png").read_bytes())
+    digests.add(data.load_folder(folder, ("dog", "cat")).digest)
+    assert len(digests) == 4
+
+
+def test_a_folder_that_lacks_a_class_or_holds_other_things_is_told(tmp_path):
+    folder = write_folder(tmp_path, ["dog/1.png", "cat/1.png", "bird/1.png"])
+    (tmp_path / "dog" / "2.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"2 images left out .dog/2\.png: not a readable"):
+        found = data.load_folder(folder, ("dog", "cat"))
+    assert found.names == ("cat/1.png", "dog/1.png")
+    with pytest.raises(UserError, match=f"{folder}: holds no readable image in a folder fish"):
+        data.load_folder(folder, ("dog", "fish"))
+    with pytest.raises(UserError, match="in a folder fish"):
+        data.load_folder(folder, ("fish",))
+    with pytest.raises(UserError, match="no such folder or zip"):
+        data.load_folder(folder / "nowhere", ("dog",))
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("a/x.png", 2),
+        ("a/1/x.png", 1),  # the innermost decides
+        ("1/a/x.png", 2),
+        ("a/1/more/x.png", 1),
+        ("Sample001/x.png", 0),
+        ("sample3/x.png", 2),
+        ("Sample003/Sample001/x.png", 0),
+        ("1/Sample000/x.png", 1),  # no class has these numbers
+        ("1/Sample004/x.png", 1),
+        ("a/Samples001/x.png", 2),
+        ("x.png", None),
+        ("A/x.png", None),
+        ("b/a", None),
+    ],
+)
+def test_the_innermost_folder_that_names_a_class_decides(name, label):
+    assert data.label_of(name, ("0", "1", "a")) == label
+
+
+def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
+    folder = write_folder(tmp_path, ["1/a.png", "1/b.png", "c.png"])
+    (folder / "1" / "bad.png").write_bytes(b"no image")
+    skipped = []
+    found = list(data.labelled(folder, ("0", "1"), skipped, {"1/b.png", "1/bad.png", "c.png"}))
+    assert [(name, label) for name, _, label in found] == [("1/b.png", 1), ("c.png", None)]
+    assert [one["file"] for one in skipped] == ["1/bad.png"]
+    assert skipped[0]["reason"].startswith("not a readable image")
+    skipped = []
+    found = data.read_labelled(folder, ("0", "1"), skipped)
+    assert [name for name, _, _ in found] == ["1/a.png", "1/b.png"]
+    assert [one["file"] for one in skipped] == ["1/bad.png", "c.png"]
+    assert len(data.read_labelled(folder, ("7", "8"), [])) == 3  # none has a label
+
+
 def test_a_digest_tells_type_shape_and_content():
     a = np.arange(6)
     digests = {data.array_digest(x) for x in (a, a.reshape(2, 3), a.astype(float), a + 1)}
     assert len(digests) == 4
     assert data.array_digest(a, a) != data.array_digest(a)
+    assert data.array_digest(a) != data.array_digest(a.view(np.uint64))  # the same bytes
 
 
 def test_a_split_is_stratified_and_complete():
@@ -303,6 +274,7 @@ def test_balanced_draws_are_nested_and_equal_in_number():
     assert np.bincount(labels[few]).tolist() == [2, 2, 2]
     assert np.bincount(labels[more]).tolist() == [10, 10, 10]
     assert set(few) < set(more)
+    assert few.tolist() == sorted(few)
     assert set(data.balanced(labels, 6, 2)) != set(few)
     np.testing.assert_array_equal(data.balanced(labels, 100, 0), np.arange(100))
 

@@ -1,40 +1,49 @@
 """Studies that run twice at once, are killed, and find their store damaged.
 
-Whatever happened, the results file is in the end that of an undisturbed study but for its date, its
-seconds and how many runs the store already held. KILLS says how many times a study is killed;
-`make faults` takes many.
+Whatever happened, the outcomes are in the end those of an undisturbed study but for their seconds.
+KILLS says how many times a study is killed; `make faults` takes many.
 """
 
-import json
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_runs import task
 
-from midas_lib import config, runs
+from midas_lib import config, runs, store
 
 KILLS = int(os.environ.get("KILLS", 2))
-# Part 3's smoke study, whose stages start where others ended, without its side studies and with
-# fewer layers: most of its time goes into starting TensorFlow and building graphs.
-STUDY = """
-import dataclasses, sys
-from pathlib import Path
-from midas_lib import config, report
-from midas_lib.studies import part3
-config.ROOT, config.RUNS = map(Path, sys.argv[1:])
-plan = part3.PLANS["smoke"]
-changes = plan.changes | {"network__depth": (1, 1, 1)}
-part3.PLANS["smoke"] = dataclasses.replace(plan, changes=changes, sizes=(), leaks=())
-part3.LOSSES = {"posterior, sharpened": part3.SHARPENED}
-part3.TIMES = {"after a half": {}}
-datasets = part3.load("smoke")
-study = part3.run(datasets, "smoke", jobs=2)
-report.write_results(report.provenance("smoke", datasets) | study.results, 3, study.arrays)
-"""
+STUDY = "import sys, test_faults; test_faults.study(*map(test_faults.Path, sys.argv[1:]))"
+
+
+def study(folder: Path, runs_folder: Path) -> None:
+    """Four runs, two of which start where another ended, on labels that it recovered."""
+
+    def recovered(first):
+        (outcome,) = runs.run_all([first], folder=runs_folder)
+        return dataclasses.replace(first.examples, labels=outcome.tests["own"].argmax(1))
+
+    tasks = []
+    for seed in (0, 1):
+        first = task(seed=seed, training__epochs=100)
+        first = dataclasses.replace(first, tests={"own": first.examples})
+        second = dataclasses.replace(
+            task(seed=seed + 2, training__epochs=100),
+            examples=lambda first=first: recovered(first),
+            origin=f"labels recovered by {first.name}",
+            start=first,
+        )
+        tasks += [second, first]
+    for i, outcome in enumerate(runs.run_all(tasks, jobs=2, folder=runs_folder)):
+        arrays = {f"weight_{j}": weight for j, weight in enumerate(outcome.weights)}
+        arrays |= outcome.tests | outcome.history | {"seconds": np.array(outcome.seconds)}
+        store.write(folder / f"{i}.npz", arrays)
 
 
 def kill(process):
@@ -45,35 +54,33 @@ def kill(process):
 
 
 class Studies:
-    """Studies on stand-in data, each in a process of its own."""
+    """Studies, each in a process of its own."""
 
-    def __init__(self, data):
-        self.environment = os.environ | {"DATA_DIR": str(data), "STANDIN": "1", "SCHEDULER": ""}
+    def __init__(self):
+        path = os.pathsep.join([str(config.ROOT), os.path.dirname(__file__)])
+        self.environment = os.environ | {"PYTHONPATH": path, "SCHEDULER": ""}
         self.started = []
 
-    def start(self, folder, store):
-        """One that writes its results to `folder`; in a group with its workers."""
+    def start(self, folder, runs_folder):
+        """One that leaves its outcomes in `folder`; in a group with its workers."""
         folder.mkdir(exist_ok=True)
         with (folder / "log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", STUDY, str(folder), str(store)],
-                cwd=config.ROOT, env=self.environment, start_new_session=True,
-                stdout=log, stderr=log,
+                [sys.executable, "-c", STUDY, str(folder), str(runs_folder)],
+                cwd=folder, env=self.environment, start_new_session=True, stdout=log, stderr=log,
             )  # fmt: skip
         self.started.append(process)
         return process
 
     def finish(self, process, folder):
-        """The results of one, and its arrays."""
+        """The outcomes of one."""
         assert process.wait(1200) == 0, (folder / "log").read_text()
-        path = folder / "executed" / "smoke" / "results" / "part3.json"
-        with np.load(path.with_suffix(".npz")) as arrays:
-            return json.loads(path.read_text()), dict(arrays)
+        return [store.read(folder / f"{i}.npz") for i in range(4)]
 
 
 @pytest.fixture(scope="module")
-def studies(standin_folder):
-    studies = Studies(standin_folder)
+def studies():
+    studies = Studies()
     yield studies
     for process in studies.started:
         kill(process)
@@ -89,41 +96,25 @@ def pair(studies, tmp_path_factory):
     return folder / "runs", found, time.monotonic() - begin
 
 
-def lasting(value):
-    """Results without what a clock says and what the store held."""
-    if isinstance(value, list):
-        return [lasting(item) for item in value]
-    if isinstance(value, dict):
-        passing = {"date", "reused_runs"} | {key for key in value if "seconds" in key}
-        return {key: lasting(value[key]) for key in value.keys() - passing}
-    return value
+def assert_same(found, expected, but=("seconds",)):
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - set(but):
+            np.testing.assert_array_equal(one[name], other[name], name)
 
 
-def assert_same(found, expected):
-    assert lasting(found[0]) == lasting(expected[0])
-    assert found[1].keys() == expected[1].keys()
-    for name, array in expected[1].items():
-        np.testing.assert_array_equal(found[1][name], array, name)
-
-
-def entries(store):
-    """What a store's finished runs hold, by name, without their seconds; none may be damaged."""
-    found = {}
-    for path in runs.finished(store):
-        runs.details(path)
-        found[path.stem] = runs._read(path)
-        del found[path.stem]["seconds"]
+def entries(folder):
+    """What a store's finished runs hold, by name; none may be damaged."""
+    found = {path.stem: store.read(path) for path in store.finished(folder)}
+    assert all(found.values())
     return found
 
 
-def assert_whole(store, expected):
+def assert_whole(folder, expected):
     """Every finished run in the store is the one that an undisturbed study finished; returns their
     names."""
-    found = entries(store)
-    for name, arrays in found.items():
-        assert arrays.keys() == expected[name].keys()
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(array, expected[name][key], f"{name} {key}")
+    found = entries(folder)
+    assert_same(found.values(), [expected[name] for name in found])
     return found.keys()
 
 
@@ -137,9 +128,9 @@ def damage(path, rng):
 
 
 def test_two_studies_at_once_train_each_run_once(pair):
-    _, (one, two), _ = pair
-    assert_same(one, two)
-    assert one[0]["arms"] == two[0]["arms"]  # to the second
+    folder, (one, two), _ = pair
+    assert_same(one, two, but=())  # to the second
+    assert len(store.finished(folder)) == 4
 
 
 def test_a_killed_study_goes_on_to_the_same_results(studies, pair, tmp_path):
@@ -147,28 +138,28 @@ def test_a_killed_study_goes_on_to_the_same_results(studies, pair, tmp_path):
     undisturbed, rng = entries(undisturbed), np.random.default_rng(KILLS)
     kills, finished, name = 0, 0, "0"
     while kills < KILLS:
-        folder, store = tmp_path / name, tmp_path / f"runs{name}"
-        before = {path.stem for path in runs.finished(store)}
-        process, begin = studies.start(folder, store), time.monotonic()
+        folder, runs_folder = tmp_path / name, tmp_path / f"runs{name}"
+        before = {path.stem for path in store.finished(runs_folder)}
+        process, begin = studies.start(folder, runs_folder), time.monotonic()
         try:
             process.wait(rng.uniform(0, seconds))
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
-            assert before <= assert_whole(store, undisturbed)
+            assert before <= assert_whole(runs_folder, undisturbed)
         else:  # go on with an empty store
             assert_same(studies.finish(process, folder), expected)
             finished, name = finished + 1, str(finished + 1)
             if not before:  # what the machine does beside has changed
                 seconds = time.monotonic() - begin
-    hit = list(rng.permutation(runs.finished(store))[:3])
+    hit = list(rng.permutation(store.finished(runs_folder))[:3])
     for path in hit:
         damage(path, rng)
-    assert_same(studies.finish(studies.start(folder, store), folder), expected)
-    assert len(list(store.glob("*.damaged"))) == len(hit)
-    for left in store.glob("*.tmp"):
+    assert_same(studies.finish(studies.start(folder, runs_folder), folder), expected)
+    assert len(list(runs_folder.glob("*.damaged"))) == len(hit)
+    for left in runs_folder.glob("*.tmp"):
         os.utime(left, (0, 0))  # a young one could be another study's
-    runs.prune(store)
-    assert {path.name for path in store.iterdir()} == {f"{name}.npz" for name in undisturbed}
-    assert_whole(store, undisturbed)
+    store.prune(runs_folder)
+    assert {path.name for path in runs_folder.iterdir()} == {f"{n}.npz" for n in undisturbed}
+    assert_whole(runs_folder, undisturbed)
     print(f"{kills} kills, {finished + 1} studies ended alike")

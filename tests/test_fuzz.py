@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import config, data, inference, report, sources
+from midas_lib import config, files, images, inference, pages, sources
 from midas_lib.config import Network, Preprocessing, UserError
 from midas_lib.model import build_cnn
 
@@ -102,7 +102,7 @@ def network(tmp_path_factory):
 
 
 def read(folder, content, network):
-    data.read_image(content, "picture")
+    images.read_image(content, "picture")
 
 
 def evaluate(folder, content, network):
@@ -126,7 +126,7 @@ def members(folder, content, network):
 
 def numbers(folder, content, network):
     (folder / "labels-idx1-ubyte.gz").write_bytes(content)
-    sources.read_idx(folder / "labels-idx1-ubyte.gz")
+    files.read_idx(folder / "labels-idx1-ubyte.gz")
 
 
 def numbers_within(folder, content, network):
@@ -136,7 +136,7 @@ def numbers_within(folder, content, network):
 def results(folder, content, network):
     (folder / "results").mkdir(exist_ok=True)
     (folder / "results" / "part1.json").write_bytes(content)
-    report.write_index(folder)
+    pages.write_index(folder)
 
 
 def checkpoint(folder, content, network):

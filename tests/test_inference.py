@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from pathlib import Path
 
 import cv2
 import keras
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from midas_lib import data, inference, model
+from midas_lib import images, inference, model
 from midas_lib.__main__ import main
 from midas_lib.config import CLASS_NAMES, Network, Preprocessing, UserError
 
@@ -67,7 +66,7 @@ def test_no_images_and_many_images_have_as_many_answers(classifier, monkeypatch)
 def test_a_network_without_geometry_takes_the_picture_alone(tmp_path):
     network = model.build_cnn(62, 12, Network(width=0.25, depth=(1, 1, 1)))
     alone = inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
-    picture, _ = data.preprocess(data.scan(letter())[None], alone.preprocessing)
+    picture, _ = images.preprocess(images.scan(letter())[None], alone.preprocessing)
     wanted = network.predict_on_batch(picture.astype(np.float32))[0]
     np.testing.assert_allclose(alone.predict(letter())[2], wanted, atol=1e-6)
 
@@ -120,6 +119,11 @@ def test_a_bad_image_among_good_ones_is_skipped_and_listed(classifier, tmp_path)
     for key in ("top5_accuracy", "case_merged_accuracy", "ece"):
         assert 0 <= result[key] <= 1
     json.dumps(result, allow_nan=False)
+    assert set(result) == {
+        "n", "accuracy", "accuracy_interval", "top5_accuracy", "case_merged_accuracy", "ece",
+        "per_class", "predictions", "skipped",
+    }  # fmt: skip
+    assert set(result["predictions"][0]) == {"file", "label", "index", "probability"}
 
 
 def test_a_zip_within_a_zip_is_the_same_as_the_folder(classifier, tmp_path):
@@ -189,9 +193,9 @@ def test_the_measures_are_the_ones_worked_out_by_hand(tmp_path):
     told = Told(
         [
             [0.70, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05],  # 0: right
-            [0.02, 0.20, 0.70, 0.02, 0.02, 0.02, 0.02],  # A taken for a
+            [0.06, 0.05, 0.70, 0.07, 0.08, 0.02, 0.02],  # A, fifth, taken for a
             [0.02, 0.02, 0.90, 0.02, 0.02, 0.01, 0.01],  # a: right
-            [0.70, 0.06, 0.06, 0.06, 0.01, 0.06, 0.05],  # b taken for 0, and the last of all
+            [0.70, 0.06, 0.06, 0.06, 0.04, 0.05, 0.03],  # b, sixth, taken for 0
         ]
     )
     classifier = inference.Classifier(
@@ -208,6 +212,43 @@ def test_the_measures_are_the_ones_worked_out_by_hand(tmp_path):
     hits = {name: one["accuracy"] for name, one in result["per_class"].items()}
     assert hits == {"0": 1, "A": 0, "a": 1, "b": 0}
     assert [one["label"] for one in result["predictions"]] == ["0", "a", "a", "0"]
+    sure = [one["probability"] for one in result["predictions"]]
+    assert sure == pytest.approx([0.7, 0.7, 0.9, 0.7])
+    assert [one["index"] for one in result["predictions"]] == [0, 2, 2, 0]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_network_of_two_classes_is_measured_like_any_other(tmp_path, count):
+    for i in range(count):
+        (tmp_path / "no").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "no" / f"{i}.png"), letter(i))
+    told = Told([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]][:count])
+    classifier = inference.Classifier(
+        model=told, class_names=("yes", "no"), preprocessing=Preprocessing(size=12)
+    )
+    result = inference.evaluate(classifier, tmp_path)
+    right = (count - 1) / count
+    assert (result["n"], result["accuracy"]) == (count, pytest.approx(right))
+    assert result["top5_accuracy"] == 1  # there are no more than two
+    assert result["case_merged_accuracy"] == pytest.approx(right)
+    assert result["per_class"] == {"no": {"n": count, "accuracy": pytest.approx(right)}}
+    assert result["predictions"][0]["probability"] == 0.75
+
+
+def test_per_class_accuracies_are_shares_of_the_class(tmp_path):
+    for number, names in ((1, "abc"), (2, "d")):
+        (tmp_path / f"Sample{number:03}").mkdir()
+        for name in names:
+            cv2.imwrite(str(tmp_path / f"Sample{number:03}" / f"{name}.png"), letter())
+    told = Told(np.eye(3)[[0, 1, 0, 0]])  # the second of three is wrong, and the one of class a
+    classifier = inference.Classifier(
+        model=told, class_names=("A", "a", "b"), preprocessing=Preprocessing(size=12)
+    )
+    result = inference.evaluate(classifier, tmp_path)
+    assert result["per_class"]["A"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
+    assert result["per_class"]["a"] == {"n": 1, "accuracy": 0}
+    assert result["case_merged_accuracy"] == 1
+    assert result["accuracy"] == 0.5
 
 
 def test_a_folder_named_by_its_character_tells_the_class(classifier, tmp_path):
@@ -268,16 +309,41 @@ def saved(folder, network, description):
     return folder / "model.keras"
 
 
-def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
+def touching(marker):
+    """A layer whose code is all there is to it: nothing that loading it elsewhere would lack."""
+    code = f"lambda x: (__import__('pathlib').Path({str(marker)!r}).touch(), x)[1]"
+    return keras.layers.Lambda(eval(code))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_checkpoint_that_carries_code_is_refused(tmp_path, nested):
     marker = tmp_path / "ran"
     inputs = keras.Input((12, 12, 1))
-    code = keras.layers.Lambda(lambda x, mark=str(marker): (Path(mark).touch(), x)[1])
-    outputs = keras.layers.Dense(62)(keras.layers.Flatten()(code(inputs)))
-    path = saved(tmp_path, keras.Model(inputs, outputs), DESCRIPTION)
+    code = touching(marker)
+    if nested:
+        code = keras.layers.TimeDistributed(keras.Sequential([code]))
+    network = keras.Model(inputs, keras.layers.Dense(62)(keras.layers.Flatten()(code(inputs))))
+    path = saved(tmp_path, network, DESCRIPTION)
     marker.unlink()  # it ran while the network was put together
-    with pytest.raises(UserError, match=r"model\.keras: not a checkpoint that can be loaded"):
+    with pytest.raises(UserError, match=r"model\.keras: not a checkpoint .*it carries code"):
         inference.load_classifier(path)
     assert not marker.exists()
+    # nothing else is wrong with it: loading it otherwise runs the code
+    keras.saving.load_model(path, safe_mode=False)
+    assert marker.exists()
+
+
+def test_keras_itself_loads_in_safe_mode_too(checkpoint, monkeypatch):
+    """A second wall, should code come in another disguise than a Lambda layer."""
+    asked, load = [], keras.saving.load_model
+
+    def noted(path, **options):
+        asked.append(options)
+        return load(path, **options)
+
+    monkeypatch.setattr(keras.saving, "load_model", noted)
+    inference.load_classifier(checkpoint)
+    assert asked == [{"compile": False, "safe_mode": True}]
 
 
 def test_a_checkpoint_with_inputs_of_another_kind_is_refused(tmp_path):
@@ -318,7 +384,7 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
         inference.load_classifier(path)
     legacy = tmp_path / "model.h5"
     legacy.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.h5: not a checkpoint"):
+    with pytest.raises(UserError, match=r"model\.h5: not a checkpoint, by its name"):
         inference.load_classifier(legacy)
     assert main(["predict", "x.png", "--checkpoint", str(path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Losses against numbers worked by hand."""
 
+import inspect
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from midas_lib import losses
+from midas_lib.config import LOSSES, Training
 
 LOGITS = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
 TARGETS = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
@@ -32,6 +34,13 @@ def test_cross_entropy_with_mixed_targets():
     second = 0.5 * math.log(10) + 0.5 * math.log(1 / 0.8)
     expected = (first + second) / 2
     assert float(losses.cross_entropy(targets, LOGITS)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_a_function_whose_further_parameters_are_settings(name):
+    targets, logits, *settings = inspect.signature(getattr(losses, LOSSES[name])).parameters
+    assert (targets, logits) == ("targets", "logits")
+    assert set(settings) <= vars(Training()).keys()
 
 
 # --- complementary labels: the first picture is no 0, the second no 2 ---------------------------
@@ -77,7 +86,7 @@ def partial_risks():
 )
 def test_complementary_losses_by_hand(name, expected):
     assert min(partial_risks()) > 0
-    loss = losses.COMPLEMENTARY[name]
+    loss = getattr(losses, LOSSES[name])
     assert float(loss(NAMED, LOGITS)) == pytest.approx(expected, rel=1e-5)
     assert float(loss(NAMED, LOGITS + 7)) == pytest.approx(expected, rel=1e-5)
 
@@ -97,11 +106,11 @@ def test_negative_parts_are_cut_or_turned_over():
 
 
 # Not GA, which climbs here: one picture's risk for the class it is not is negative.
-@pytest.mark.parametrize("name", [name for name in losses.COMPLEMENTARY if name != "GA"])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("cross-entropy", "PRODEN", "GA")])
 def test_naming_a_class_lowers_its_logit(name):
     logits = tf.Variable(np.zeros((1, 3), np.float32))
     with tf.GradientTape() as tape:
-        loss = losses.COMPLEMENTARY[name](NAMED[:1], logits)
+        loss = getattr(losses, LOSSES[name])(NAMED[:1], logits)
     gradient = tape.gradient(loss, logits).numpy()[0]
     assert gradient[0] > 0
     assert gradient[1] == pytest.approx(gradient[2])
@@ -118,29 +127,29 @@ def test_unbiased_risk_is_the_cross_entropy_on_average():
     np.testing.assert_allclose(np.mean(risks, 0), expected, atol=1e-6)
 
 
-def test_posterior_by_hand():
+def test_proden_by_hand():
     # One picture, which is no 0; its views say (.5, .25, .25) and (.1, .1, .8).
     # Their mean (.3, .175, .525), without class 0 and normalised: (0, .25, .75).
     first = -(0.25 * math.log(0.25) + 0.75 * math.log(0.25))
     second = -(0.25 * math.log(0.1) + 0.75 * math.log(0.8))
-    found = losses.posterior(NAMED[:1], tf.constant(LOGITS))
+    found = losses.proden(NAMED[:1], tf.constant(LOGITS))
     assert float(found) == pytest.approx((first + second) / 2, rel=1e-5)
     # Squared: (0, .1, .9). With a leak of 0.2: likelihoods (.2, .4, .4).
     sharp = -(0.1 * math.log(0.25 * 0.1) + 0.9 * math.log(0.25 * 0.8)) / 2
-    assert float(losses.posterior(NAMED[:1], tf.constant(LOGITS), 0.0, 2.0)) == pytest.approx(
+    assert float(losses.proden(NAMED[:1], tf.constant(LOGITS), 0.0, 2.0)) == pytest.approx(
         sharp, rel=1e-5
     )
     belief = np.array([0.3 * 0.2, 0.175 * 0.4, 0.525 * 0.4])
     leaky = -(belief / belief.sum() * (LOGITS[0] + LOGITS[1])).sum() / 2
-    found = losses.posterior(NAMED[:1], tf.constant(LOGITS), 0.2)
+    found = losses.proden(NAMED[:1], tf.constant(LOGITS), 0.2)
     assert float(found) == pytest.approx(leaky, rel=1e-5)
 
 
-def test_posterior_of_a_picture_without_a_label_is_what_its_views_say():
+def test_proden_of_a_picture_without_a_label_is_what_its_views_say():
     # The views' mean (.3, .175, .525) squared and normalised, as no class is ruled out.
     belief = np.array([0.3, 0.175, 0.525]) ** 2
     logs = np.log([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).sum(0)
-    found = losses.posterior(np.zeros((1, 3), np.float32), tf.constant(LOGITS), 0.0, 2.0)
+    found = losses.proden(np.zeros((1, 3), np.float32), tf.constant(LOGITS), 0.0, 2.0)
     assert float(found) == pytest.approx(-(belief / belief.sum() * logs).sum() / 2, rel=1e-5)
 
 
@@ -153,9 +162,9 @@ def test_imbalance_is_zero_for_even_shares_and_large_when_all_are_one_class():
     assert float(losses.imbalance(each[:1])) > 5
 
 
-def test_posterior_of_equal_views_has_the_forward_gradient():
+def test_proden_of_equal_views_has_the_forward_gradient():
     logits = tf.Variable(LOGITS)
     with tf.GradientTape(persistent=True) as tape:
-        twice = losses.posterior(NAMED, tf.concat([logits, logits], 0), 0.01)
+        twice = losses.proden(NAMED, tf.concat([logits, logits], 0), 0.01)
         once = losses.forward(NAMED, logits, 0.01)
     np.testing.assert_allclose(tape.gradient(twice, logits), tape.gradient(once, logits), atol=1e-5)

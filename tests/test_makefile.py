@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from midas_lib import config
+
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = """#!/bin/sh
+REQUIREMENTS = ("requirements.txt", "constraints.txt", "pyproject.toml")
+PYTHON = r"""#!/bin/sh
 case "$*" in
   *"import ensurepip"*) exit 0 ;;
   "--version") echo "Python 3.12.0"; exit 0 ;;
@@ -18,7 +21,8 @@ case "$*" in
   "-m pip --version") exit 0 ;;
   "-c "*) exit 0 ;;
 esac
-echo "[$*] in=$PWD mirror=$MIRROR data=$DATA_DIR path=$PYTHONPATH" >> "$LOG"
+told=$(tr '\000' '\n' 2>/dev/null < /proc/$$/environ | sed -n 's/^PWD=//p')
+echo "[$*] in=$PWD told=$told mirror=$MIRROR data=$DATA_DIR path=$PYTHONPATH" >> "$LOG"
 [ -z "$FAIL" ] || case "$*" in "$FAIL"*) exit 1 ;; esac
 """
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
@@ -30,7 +34,7 @@ class Checkout:
     def __init__(self, folder: Path):
         self.folder = folder / "a checkout"
         self.folder.mkdir()
-        for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        for name in ("Makefile", *REQUIREMENTS):
             shutil.copy(ROOT / name, self.folder)
         self.python = folder / "python3"
         self.python.write_text(PYTHON)
@@ -90,7 +94,7 @@ def test_every_target_makes_the_environment_first_and_once(checkout, target):
 
 
 def test_the_environment_follows_the_content_of_the_requirements(ready):
-    for name in ("requirements.txt", "constraints.txt"):
+    for name in REQUIREMENTS:
         (ready.folder / name).touch()
         assert ready.make("env")[1] == []
         (ready.folder / name).write_text("numpy\n")
@@ -153,36 +157,74 @@ def test_badges_name_a_repository_if_one_is_given(ready):
     assert line.startswith("[-m midas_lib badges --repository someone/it] ")
 
 
-def test_the_library_is_found_without_being_installed(ready):
-    assert f"path={ready.folder}" in ready.make("lab")[1][0]
+def test_an_environment_that_two_checkouts_share_has_the_library_of_the_last_one(ready, tmp_path):
+    (ready.folder / ".venv").rename(tmp_path / "shared")
+    (tmp_path / "second").mkdir()
+    second = Checkout(tmp_path / "second")
+    for checkout in (ready, second):
+        (checkout.folder / ".venv").symlink_to(tmp_path / "shared")
+    assert [installs(checkout.make("env")[1]) for checkout in (ready, second, second, ready)] == [
+        0, 1, 0, 1,
+    ]  # fmt: skip
 
 
-def test_relative_folders_count_from_the_callers_folder(ready, tmp_path):
-    (line,) = ready.make("data", "MIRROR=../my mirror", DATA_DIR="here")[1]
-    assert f"mirror={ready.folder}/../my mirror data={ready.folder}/here " in line
-    (line,) = ready.make("-C", "a checkout", "data", "MIRROR=m", cwd=tmp_path, DATA_DIR="d")[1]
-    assert f"mirror={tmp_path}/m data={tmp_path}/d " in line
+def test_the_library_is_installed_not_put_on_a_path(ready):
+    assert ready.make("lab")[1][0].endswith(" path=")
+    assert "-e ." in (ROOT / "requirements.txt").read_text()
 
 
-def test_a_stale_pwd_does_not_mislead(ready):
-    (line,) = ready.make("data", MIRROR="m", PWD="/somewhere/else")[1]
-    assert f"mirror={ready.folder}/m " in line
+def test_tests_run_side_by_side_and_take_arguments(ready):
+    (line,) = ready.make("test", "ARGS=tests/test_a.py -k 'b or c'")[1]
+    expected = "-n auto --dist loadgroup --no-loadscope-reorder tests/test_a.py -k b or c"
+    assert line.startswith(f"[-m pytest {expected}] ")
 
 
-@pytest.mark.parametrize("mirror", ["/a/folder", "https://example.org/archives", "file:///a"])
-def test_absolute_folders_and_addresses_stay_as_they_are(ready, mirror):
-    assert f"mirror={mirror} " in ready.make("data", f"MIRROR={mirror}")[1][0]
-
-
-def test_evaluate_and_predict_run_where_the_caller_is(ready, tmp_path):
-    (line,) = ready.make(
-        "-C", "a checkout", "evaluate", "TEST=my test", "CHECKPOINT=a.keras", cwd=tmp_path
-    )[1]
-    expected = "-m midas_lib evaluate --test my test --checkpoint a.keras"
-    assert line.startswith(f"[{expected}] in={tmp_path} ")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="a shell hides it elsewhere")
+def test_every_command_is_told_the_callers_folder(ready, tmp_path):
     (tmp_path / "one image.png").touch()
-    (line,) = ready.make("-C", "a checkout", "predict", "IMG=one image.png", cwd=tmp_path)[1]
-    assert line.startswith(f"[-m midas_lib predict one image.png] in={tmp_path} ")
+    commands = {
+        "data": "-m midas_lib fetch --profile standard",
+        "part2": "-m midas_lib report --profile standard 2",
+        "bench": "-m bench",
+        "lab": "-m jupyterlab --notebook-dir=notebooks",
+        "evaluate": "-m midas_lib evaluate --test my test --checkpoint a.keras",
+        "audit": "-m midas_lib audit d.zip",
+        "predict": "-m midas_lib predict one image.png --checkpoint a.keras",
+    }
+    options = ["TEST=my test", "CHECKPOINT=a.keras", "IMG=one image.png", "DIR=d.zip", "MIRROR=m"]
+    for target, command in commands.items():
+        (line,) = ready.make("-C", "a checkout", target, *options, cwd=tmp_path, DATA_DIR="d")[1]
+        expected = f"in={ready.folder} told={tmp_path} mirror=m data=d path="
+        assert line == f"[{command}] {expected}"
+
+
+def test_a_path_counts_from_the_callers_folder_unless_it_is_here_alone(tmp_path, monkeypatch):
+    for folder, names in {"caller": ["a", "both"], "here": ["b", "both"]}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PWD", str(tmp_path / "caller"))
+    assert config.from_caller("a") == Path("a")  # not started by make: PWD does not count
+    monkeypatch.setenv("MAKELEVEL", "1")
+    assert config.from_caller("a") == tmp_path / "caller" / "a"
+    assert config.from_caller("both") == tmp_path / "caller" / "both"
+    assert config.from_caller("new") == tmp_path / "caller" / "new"
+    assert config.from_caller("b") == Path("b")
+    assert config.from_caller("/absolute") == Path("/absolute")
+    monkeypatch.setenv("MIRROR", "a")
+    assert config.mirror() == str(tmp_path / "caller" / "a")
+    monkeypatch.setenv("MIRROR", "https://example.org/a")
+    assert config.mirror() == "https://example.org/a"
+    monkeypatch.setenv("DATA_DIR", "a")
+    assert config.data_dir() == tmp_path / "caller" / "a"
+
+
+def test_several_images_may_be_named_and_found_by_a_pattern(ready, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    (line,) = ready.make("-C", "a checkout", "predict", "IMG=*.png c.jpg", cwd=tmp_path)[1]
+    assert line.startswith("[-m midas_lib predict a.png b.png c.jpg] ")
 
 
 @pytest.mark.parametrize("target", ["evaluate", "predict"])

@@ -68,6 +68,40 @@ def test_input_is_pixel_values_scaled_inside(pictures):
     assert model.get_layer("stage1_conv1").input is model.get_layer("scaling").output
 
 
+def test_features_are_means_of_rectified_normalised_convolutions(pictures):
+    model = build()
+    names = ["stage3_conv1_norm", "stage3_conv1_relu", "features"]
+    norm, relu, features = keras.Model(model.input, [model.get_layer(n).output for n in names])(
+        pictures
+    )
+    np.testing.assert_array_equal(relu, np.maximum(norm, 0))
+    np.testing.assert_allclose(features, np.mean(relu, (1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_each_stage_but_the_first_halves_the_side_and_takes_the_largest(pictures):
+    model = build()
+    before = keras.Model(model.input, model.get_layer("stage1_conv1_relu").output)(pictures)
+    after = keras.Model(model.input, model.get_layer("pool1").output)(pictures)
+    whole = np.asarray(before).reshape(5, 6, 2, 6, 2, -1)
+    np.testing.assert_array_equal(after, whole.max((2, 4)))
+    assert model.get_layer("features").input.shape[1:3] == (3, 3)
+
+
+def test_statistics_of_a_batch_enter_the_moving_ones_by_a_tenth(pictures):
+    keras.utils.set_random_seed(0)
+    model = build_cnn(4, 12, TINY)
+    seen = np.asarray(keras.Model(model.input, model.get_layer("stage1_conv1").output)(pictures))
+    model(pictures, training=True)
+    mean, variance = model.get_layer("stage1_conv1_norm").get_weights()[2:]
+    np.testing.assert_allclose(mean, 0.1 * seen.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * seen.var((0, 1, 2)), rtol=1e-3)
+
+
+def test_first_weights_suit_rectifiers():
+    kernel = build(network=Network(depth=(1, 1, 1))).get_layer("stage3_conv1").kernel
+    assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+
+
 def test_settings_shape_the_network():
     model = build(network=Network(width=0.5, depth=(2, 1, 1), kernel=5))
     kernels = [w.shape for w in model.weights if w.path.endswith("kernel")]

@@ -1,8 +1,11 @@
 """What the figures show: the data they were given, under the names they were given."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,10 +15,18 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
 from midas_lib import analysis, plots
+from midas_lib.analysis import Interval
 from midas_lib.config import CLASS_NAMES, ROOT
 from midas_lib.plots import ARM_STYLES
 
 RNG = np.random.default_rng(0)
+NAN, INF = np.nan, np.inf
+
+
+def spans(keys, means, lows, highs):
+    """{key: Interval} of parallel columns."""
+    columns = zip(means, lows, highs, strict=True)
+    return {key: Interval(*ends, 5) for key, ends in zip(keys, columns, strict=True)}
 
 
 def title(ax):
@@ -59,20 +70,41 @@ def test_import_brings_neither_pyplot_nor_tensorflow():
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
 
 
-def test_figures_look_the_same_whatever_the_callers_settings(tmp_path):
-    def drawn(name):
-        path = tmp_path / name
-        plots.size_curve([5, 10], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9]).savefig(path)
-        return path.read_bytes()
+def drawn():
+    accuracy = {5: Interval(0.7, 0.6, 0.8, 5), 10: Interval(0.8, 0.7, 0.9, 5)}
+    return plots.size_curve(accuracy)
 
-    plain = drawn("plain.png")
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "xtick.major.size": 20}):
+
+HOSTILE = {
+    "font.size": 30, "axes.grid": False, "xtick.major.size": 20, "savefig.bbox": "tight",
+    "savefig.dpi": 31, "savefig.facecolor": "red", "savefig.transparent": True, "figure.dpi": 40,
+}  # fmt: skip
+
+
+def test_figures_look_the_same_whatever_the_users_settings():
+    plain = plots.png(drawn())
+    with matplotlib.rc_context(HOSTILE):
         before = dict(matplotlib.rcParams)
-        # building is ours, saving is the caller's: only the former may not depend on settings
-        figure = plots.size_curve([5, 10], [0.7, 0.8], [0.6, 0.7], [0.8, 0.9])
+        assert plots.png(drawn()) == plain
         assert dict(matplotlib.rcParams) == before
-    figure.savefig(tmp_path / "other.png")
-    assert (tmp_path / "other.png").read_bytes() == plain
+    code = (
+        "import sys, runpy; sys.path[:0] = sys.argv[1:]; import test_plots;"
+        "sys.stdout.buffer.write(test_plots.plots.png(test_plots.drawn()))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "matplotlibrc")
+        settings.write_text("".join(f"{k}: {v}\n" for k, v in HOSTILE.items()))
+        environment = os.environ | {"MPLCONFIGDIR": folder}
+        command = [sys.executable, "-c", code, str(ROOT), str(Path(__file__).parent)]
+        assert subprocess.check_output(command, env=environment) == plain
+
+
+def test_a_figure_at_a_cells_end_is_a_picture():
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, _ = DisplayFormatter().format(drawn())
+    assert shown["image/png"] == plots.png(drawn())
+    assert shown["image/png"].startswith(b"\x89PNG")
 
 
 def test_image_grid_shows_each_image_as_it_is_under_its_title():
@@ -195,7 +227,7 @@ def test_rate_test_marks_the_chosen_rate():
 
 def test_size_curve_ticks_are_the_sizes_and_points_carry_their_value():
     sizes, means = [5, 10, 40], [0.7, 0.8, 0.905]
-    figure = plots.size_curve(sizes, means, [0.6, 0.75, 0.9], [0.75, 0.85, 0.91])
+    figure = plots.size_curve(spans(sizes, means, [0.6, 0.75, 0.9], [0.75, 0.85, 0.91]))
     ax = figure.axes[0]
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.column_stack([sizes, means]))
     assert tick_labels(ax.xaxis) == [(5, "5"), (10, "10"), (40, "40")]
@@ -207,30 +239,44 @@ def test_size_curve_ticks_are_the_sizes_and_points_carry_their_value():
 
 
 def test_headline_labels_each_interval_top_down():
-    figure = plots.headline([("single", 0.9, 0.88, 0.91), ("merged", 0.95, np.nan, np.nan)])
+    single = {"single": Interval(0.9, 0.88, 0.91, 5)}
+    figure = plots.headline(single | {"merged": Interval(0.95, NAN, NAN, 1)})
     ax = figure.axes[0]
     assert texts(ax) == ["single", "90.0 %  [88.0, 91.0]", "merged", "95.0 %"]
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.9, 0], [0.95, -1]])
     np.testing.assert_allclose(intervals(ax), [(0.88, 0.91)])
     assert ax.texts[0].xy[1] > ax.texts[2].xy[1]
-    finer = plots.headline([("single", 0.9, 0.88, 0.91)], digits=2)
+    finer = plots.headline(single, digits=2)
     assert texts(finer.axes[0]) == ["single", "90.00 %  [88.00, 91.00]"]
 
 
 def test_ablation_tells_better_worse_and_undecided_apart():
-    frame = {
-        "group": ["Kernel", "Kernel", "Dropout", "Dropout"],
-        "variant": ["3 (baseline)", "5", "none", "0.5"],
-        "difference": [0, 0.02, -0.03, 0.001],
-        "low": [np.nan, 0.01, -0.04, -0.01],
-        "high": [np.nan, 0.03, -0.02, 0.012],
-        "accuracy": [0.9, 0.92, 0.87, 0.901],
-    }
-    figure = plots.ablation(frame)
+    differences = [
+        Interval(0, NAN, NAN, 5),
+        Interval(0.02, 0.01, 0.03, 5),
+        Interval(-0.03, -0.04, -0.02, 5),
+        Interval(0.001, -0.01, 0.012, 5),
+    ]
+    columns = zip(
+        ["Kernel", "Kernel", "Dropout", "Dropout"], ["3 (baseline)", "5", "none", "0.5"],
+        differences, [0.9, 0.92, 0.87, 0.901], strict=True,
+    )  # fmt: skip
+    names = ("group", "variant", "interval", "accuracy")
+    figure = plots.ablation([dict(zip(names, row, strict=True)) for row in columns])
     ax = figure.axes[0]
     points = [item.lines[0] for item in ax.containers]
-    assert [point.get_xdata()[0] for point in points] == frame["difference"]
+    assert [point.get_xdata()[0] for point in points] == [d.mean for d in differences]
     undecided, better, worse, also_undecided = points
+    assert [point.get_color() for point in points] == [
+        plots.GREY, plots.BLUE, plots.RED, plots.GREY,
+    ]  # fmt: skip
+    legend = figure.legends[0]
+    named = dict(
+        zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True)
+    )
+    assert {name: line.get_color() for name, line in named.items()} == {
+        "better": plots.BLUE, "worse": plots.RED, "undecided": plots.GREY,
+    }  # fmt: skip
     assert undecided.get_markerfacecolor() == also_undecided.get_markerfacecolor() == "white"
     assert len({point.get_color() for point in points}) == 3
     assert better.get_marker() != worse.get_marker()
@@ -278,15 +324,13 @@ def test_labels_of_62_classes_do_not_touch():
 
 
 @pytest.mark.parametrize(
-    "draw",
-    [
-        lambda values, names: plots.per_class_accuracy(values, names),
-        lambda values, names: plots.per_writer_accuracy(dict(zip(names, values, strict=True))),
-    ],
+    ("kind", "names"), [("Class", ["1", "2", "3", "4", "5"]), ("Writer", [1, 2, 3, 4, 5])]
 )
-def test_dots_run_from_best_to_worst(draw):
-    values, names = [0.7, 0.9, 0.8, 1.0, 0.6], ["1", "2", "3", "4", "5"]
-    left, right = draw(values, names).axes
+def test_dots_run_from_best_to_worst(kind, names):
+    values = [0.7, 0.9, 0.8, 1.0, 0.6]
+    left, right = plots.accuracy_by(kind, dict(zip(names, values, strict=True))).axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("Accuracy", kind)
+    assert left.xaxis.get_major_formatter()(0.5) == "50 %"
     dots = [ax.lines[0].get_xdata().tolist() for ax in (left, right)]
     assert dots == [[1.0, 0.9, 0.8], [0.7, 0.6]]
     for ax, expected in ((left, ["4", "2", "3"]), (right, ["1", "5"])):
@@ -385,21 +429,19 @@ def test_a_label_with_room_is_level_with_its_line():
 
 
 def test_times_to_has_a_row_a_threshold_and_draws_lower_bounds_hollow():
-    frame = {
-        "threshold": ["95 %", "95 %", "99 %", "99 %"],
-        "arm": ["random", "digits", "random", "digits"],
-        "mean": [200, 90, 3000, 800],
-        "low": [150, 80, 2500, 700],
-        "high": [260, 100, 3600, 900],
-        "censored": [False, False, True, False],
-    }
-    figure = plots.times_to(frame)
+    keys = [("95 %", "random"), ("95 %", "digits"), ("99 %", "random"), ("99 %", "digits")]
+    means, lows, highs = [200, 90, 3000, 800], [150, 80, 2500, 700], [260, 100, 3600, 900]
+    times = spans(keys, means, lows, highs)
+    figure = plots.times_to(times, lower_bounds=[("99 %", "random")])
     ax = figure.axes[0]
     dots = [item.lines[0] for item in ax.containers]
-    assert [dot.get_xdata()[0] for dot in dots] == frame["mean"]
-    np.testing.assert_allclose(intervals(ax), list(zip(frame["low"], frame["high"], strict=True)))
-    assert [dot.get_markerfacecolor() == "white" for dot in dots] == frame["censored"]
-    assert [dot.get_color() for dot in dots] == [ARM_STYLES[arm]["color"] for arm in frame["arm"]]
+    assert [dot.get_xdata()[0] for dot in dots] == means
+    np.testing.assert_allclose(intervals(ax), list(zip(lows, highs, strict=True)))
+    hollow = [dot.get_markerfacecolor() == "white" for dot in dots]
+    assert hollow == [False, False, True, False]
+    for (_, arm), dot in zip(keys, dots, strict=True):
+        assert dot.get_color() == ARM_STYLES[arm]["color"]
+        assert dot.get_marker() == ARM_STYLES[arm]["marker"]
     places = [dot.get_ydata()[0] for dot in dots]
     assert places == sorted(places, reverse=True)
     assert [round(-place) for place in places] == [0, 0, 1, 1]
@@ -408,19 +450,13 @@ def test_times_to_has_a_row_a_threshold_and_draws_lower_bounds_hollow():
     assert legend == ["random start", "400 digits"]
     assert "hollow" in ax.get_xlabel()
     assert ax.get_xscale() == "log"
-    all_arrive = plots.times_to(frame | {"censored": [False] * 4})
-    assert "hollow" not in all_arrive.axes[0].get_xlabel()
+    assert ax.xaxis.get_major_formatter()(2000) == "2,000"
+    assert "hollow" not in plots.times_to(times).axes[0].get_xlabel()
 
 
 def test_robustness_draws_accuracies_on_a_plain_axis():
-    frame = {
-        "corruption": ["blur", "noise"],
-        "arm": ["digits", "digits"],
-        "mean": [0.9, 0.5],
-        "low": [0.88, 0.4],
-        "high": [0.92, 0.6],
-    }
-    ax = plots.robustness(frame).axes[0]
+    keys = [("blur", "digits"), ("noise", "digits")]
+    ax = plots.robustness(spans(keys, [0.9, 0.5], [0.88, 0.4], [0.92, 0.6])).axes[0]
     assert [item.lines[0].get_xdata()[0] for item in ax.containers] == [0.9, 0.5]
     np.testing.assert_allclose(intervals(ax), [(0.88, 0.92), (0.4, 0.6)])
     assert tick_labels(ax.yaxis) == [(-1, "noise"), (0, "blur")]
@@ -429,14 +465,15 @@ def test_robustness_draws_accuracies_on_a_plain_axis():
 
 
 def test_label_efficiency_turns_accuracies_into_errors():
-    curves = {"random": ([0.5, 0.75], [0.25, 0.7], [0.6, 0.8])}
-    ax = plots.label_efficiency([10, 100], curves, {"digits": 0.75}).axes[0]
+    curves = {"random": spans([10, 100], [0.5, 0.75], [0.25, 0.7], [0.6, 0.8])}
+    ax = plots.label_efficiency(curves, {"digits": 0.75}).axes[0]
     curve, zero_shot = ax.lines
     np.testing.assert_allclose(curve.get_xydata(), [[10, 0.5], [100, 0.25]])
     assert {x: pytest.approx(ends) for x, ends in bands(ax)[0].items()} == {
         10: (0.4, 0.75),
         100: (0.2, 0.3),
     }
+    np.testing.assert_allclose(curve.bounds, [(0.4, 0.75), (0.2, 0.3)])
     left, error = zero_shot.get_xydata()[0]
     assert (left < 10, error) == (True, 0.25)
     assert zero_shot.get_color() == ARM_STYLES["digits"]["color"]
@@ -445,31 +482,29 @@ def test_label_efficiency_turns_accuracies_into_errors():
     assert [label for _, label in tick_labels(ax.xaxis) if label] == ["none", "10", "100"]
     assert ax.get_xlim()[0] < left
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    curves["once"] = ([0.9, np.nan], [0.8, np.nan], [0.95, np.nan])
-    ax = plots.label_efficiency([10, 100], curves, {"once": 0.6}).axes[0]
+    curves["once"] = {10: Interval(0.9, 0.8, 0.95, 5)}
+    ax = plots.label_efficiency(curves, {"once": 0.6}).axes[0]
     _, once, hollow = ax.lines
     np.testing.assert_allclose(once.get_xydata(), [[10, 0.1]])
     assert once.get_color() == hollow.get_color()
     (beside,) = (text for text in ax.texts if text.get_text() == "once")
     assert beside.xy == (10, pytest.approx(0.1))
     del curves["once"]
-    alone = plots.label_efficiency([10, 100], curves).axes[0]
+    alone = plots.label_efficiency(curves).axes[0]
     assert [label for _, label in tick_labels(alone.xaxis) if label] == ["10", "100"]
 
 
 def test_many_sizes_are_all_ticked_and_few_labelled():
     sizes = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
-    ax = plots.label_factors(sizes, *np.full((3, 12), 2.0)).axes[0]
+    ax = plots.label_factors(spans(sizes, *np.full((3, 12), 2.0))).axes[0]
     ticks = tick_labels(ax.xaxis)
     assert {place for place, _ in ticks} == set(sizes)
     assert [label for _, label in ticks if label] == ["10", "100", "1,000", "10,000"]
 
 
 def test_label_factors_point_up_where_there_is_no_bound():
-    inf = np.inf
-    figure = plots.label_factors(
-        [10, 100, 1000, 2000], [8, 3, inf, inf], [5, 2, 1.5, inf], [12, inf, inf, inf]
-    )
+    middle, lows, highs = [8, 3, INF, INF], [5, 2, 1.5, INF], [12, INF, INF, INF]
+    figure = plots.label_factors(spans([10, 100, 1000, 2000], middle, lows, highs))
     ax = figure.axes[0]
     dots, arrows, one = ax.lines
     np.testing.assert_array_equal(dots.get_ydata(), [8, 3, np.nan, np.nan])
@@ -482,16 +517,17 @@ def test_label_factors_point_up_where_there_is_no_bound():
     assert ax.get_ylim()[0] < 1 < top < ax.get_ylim()[1]
     assert "no upper bound" in ax.get_xlabel()
     assert ax.yaxis.get_major_formatter()(5) == "5×"
-    bounded = plots.label_factors([10, 100], [8, 3], [5, 2], [12, 4]).axes[0]
+    assert ax.get_yscale() == "log"
+    bounded = plots.label_factors(spans([10, 100], [8, 3], [5, 2], [12, 4])).axes[0]
     assert "no upper bound" not in bounded.get_xlabel()
     assert len(bounded.lines[1].get_xdata()) == 0
 
 
 def test_transplant_names_the_layers_and_both_ways():
-    means = {"fine-tuned": [0.9, 0.94], "frozen": [0.9, 0.8]}
-    lows = {"fine-tuned": [0.88, 0.93], "frozen": [0.88, 0.7]}
-    highs = {"fine-tuned": [0.92, 0.95], "frozen": [0.92, 0.85]}
-    ax = plots.transplant(["none", "conv 1"], means, lows, highs).axes[0]
+    layers = ["none", "conv 1"]
+    tuned = spans(layers, [0.9, 0.94], [0.88, 0.93], [0.92, 0.95])
+    frozen = spans(layers, [0.9, 0.8], [0.88, 0.7], [0.92, 0.85])
+    ax = plots.transplant({"fine-tuned": tuned, "frozen": frozen}).axes[0]
     tuned, frozen = ax.lines
     assert (tuned.get_ydata().tolist(), frozen.get_ydata().tolist()) == ([0.9, 0.94], [0.9, 0.8])
     assert bands(ax) == [
@@ -573,6 +609,10 @@ def test_numbers_in_words_name_the_arms():
     expected = "random start 95.3%; 400 digits 90.0%, 99.0%; 1,000 labels 100.0%"
     assert plots.in_words(values) == expected
     assert plots.in_words({"a": 2.25}, "{:.1f} steps") == "a 2.2 steps"
+    spread = Interval(0.5, 0.4, 0.7, 5)
+    assert plots.in_words({"digits": {10: spread, 20: spread}, "b": spread}) == (
+        "400 digits 50.0%, 50.0%; b 50.0%"
+    )
 
 
 # --- wrong labels -------------------------------------------------------------------------------
@@ -598,14 +638,10 @@ def test_transition_writes_each_share_in_its_cell():
 
 
 def test_told_and_true_has_a_point_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
-    frame = {
-        "loss": ["one", "other"],
-        "told_by_folders": [0.9, 1.01],
-        "told_low": [0.88, 0.98],
-        "told_high": [0.92, 1.03],
-        "mean": [0.91, 0.99],
-    }
-    ax = plots.told_and_true(frame).axes[0]
+    one = (Interval(0.9, 0.88, 0.92, 1), 0.91)
+    ax = plots.told_and_true({"one": one, "other": (Interval(1.01, 0.98, 1.03, 1), 0.99)}).axes[0]
+    bars = [line.get_segments()[0].tolist() for line in ax.collections]
+    np.testing.assert_allclose(bars, [[[0.09, 0.08], [0.09, 0.12]], [[0.01, 0.001], [0.01, 0.02]]])
     points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points, [[0.09, 0.1], [0.01, 0.001]])
     assert texts(ax) == ["one", "other"]
@@ -620,14 +656,9 @@ def test_accuracy_curves_draw_the_mean_and_chance():
 
 
 def test_seconds_to_draws_least_to_largest_and_leaves_out_what_never_arrived():
-    frame = {
-        "target": ["99 %", "99 %", "99.5 %", "99.5 %"],
-        "arm": ["ours", "peer", "ours", "peer"],
-        "mean": [8, 50, 40, np.inf],
-        "low": [7, 45, 30, 80],
-        "high": [9, 60, np.inf, np.inf],
-    }
-    ax = plots.seconds_to(frame).axes[0]
+    keys = [("99 %", "ours"), ("99 %", "peer"), ("99.5 %", "ours"), ("99.5 %", "peer")]
+    times = spans(keys, [8, 50, 40, INF], [7, 45, 30, 80], [9, 60, INF, INF])
+    ax = plots.seconds_to(times).axes[0]
     assert [label for _, label in tick_labels(ax.yaxis)] == ["99.5 %", "99 %"]
     drawn = [line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("v", "P")]
     assert [x for x in drawn if np.isfinite(x)] == [8, 50, 40]

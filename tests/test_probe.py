@@ -21,6 +21,22 @@ def test_covering_black_paper_costs_nothing():
     assert np.abs(maps[:, :6]).max() > 1e-6
 
 
+def test_covering_what_speaks_for_the_label_costs_and_what_speaks_against_it_gains():
+    """Class 0 is as probable as the top left corner is bright, class 1 as the bottom right is."""
+    inputs = keras.Input((12, 12, 1))
+    kernel = np.zeros((144, 2), np.float32)
+    kernel[0, 0] = kernel[143, 1] = 2 / 255
+    output = keras.layers.Dense(2, "softmax")
+    judge = keras.Model(inputs, output(keras.layers.Flatten()(inputs)))
+    output.set_weights([kernel, np.zeros(2)])
+    pictures = np.full((1, 12, 12, 1), 255, np.uint8)
+    (found,) = probe.occlusion(judge, Examples(pictures=pictures, labels=np.array([0])), 4)
+    # Probability 1/2 each; without the one corner, 1 / (1 + e^2) or the rest of it.
+    assert found[0, 0] == pytest.approx(np.log(0.5) - np.log(1 / (1 + np.e**2)), rel=1e-4)
+    assert found[11, 11] == pytest.approx(np.log(0.5) - np.log(1 - 1 / (1 + np.e**2)), rel=1e-4)
+    assert found[6, 6] == pytest.approx(0, abs=1e-6)
+
+
 TINY = Network(width=0.25, depth=(1, 1, 1))
 LAYERS = ["stage1_conv1", "stage2_conv1", "stage3_conv1", "logits"]
 

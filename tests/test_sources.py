@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from midas_lib import config, sources, standin
+from midas_lib import config, files, sources, standin
 from midas_lib.__main__ import main
 from midas_lib.config import UserError
 
@@ -65,7 +64,6 @@ def known(monkeypatch):
     archive = dataclasses.replace(sources.ARCHIVES["characters"], digest=DIGEST, urls=())
     monkeypatch.setitem(sources.ARCHIVES, "characters", archive)
     monkeypatch.setattr(sources, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(sources, "READ_SECONDS", 0.3)
 
 
 class Server:
@@ -117,7 +115,7 @@ def fetch(folder, urls=(), name="characters", **settings):
 
 
 def left_in(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in folder.iterdir())
 
 
 # ---- where an archive comes from ----
@@ -151,6 +149,18 @@ def test_verified_once_until_the_file_changes(tmp_path, monkeypatch):
         assert fetch(tmp_path).source == "unrecognised"
     with pytest.warns(UserWarning, match="not the known content"):  # each time, not only once
         assert fetch(tmp_path).digest != DIGEST
+
+
+def test_a_file_of_the_same_size_is_verified_anew(tmp_path):
+    path = tmp_path / NAME
+    path.write_bytes(STORED)
+    assert fetch(tmp_path).source == "original"
+    other = make_zip({name: content[::-1] for name, content in MEMBERS.items()}, 0)
+    assert len(other) == len(STORED)
+    path.write_bytes(other)
+    os.utime(path, (1, 1))  # a clock's tick later, or earlier
+    with pytest.warns(UserWarning, match="not the known content"):
+        assert fetch(tmp_path).source == "unrecognised"
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"files": 3}'])
@@ -205,7 +215,7 @@ def test_unreadable_mirror_is_an_error_naming_it(tmp_path, server):
 
 def silence(handler):
     """Take the question and answer nothing."""
-    time.sleep(1.5 * sources.READ_SECONDS)
+    time.sleep(1)
 
 
 def babble(handler):
@@ -237,7 +247,7 @@ BAD_PAGES = {
     "cut short": (reply(200, GOOD[:-30], length=len(GOOD)), "download failed"),
     "cut short unnoticed": (reply(200, GOOD[:-30]), "cut short"),
     "empty": (reply(200, b""), "but empty"),
-    "stalling": (reply(200, GOOD, pause=0.4), "download failed"),
+    "stalling": (reply(200, GOOD, pause=1), "download failed"),
     "other content": (reply(200, OTHER), "other content"),
     "bit flipped": (reply(200, flip_content(STORED)), "Bad CRC-32"),
     "redirect loop": (reply(302, b"", headers=[("Location", "/bad")]), "TooManyRedirects"),
@@ -247,7 +257,9 @@ BAD_PAGES = {
 
 @pytest.mark.parametrize("kind", BAD_PAGES)
 def test_bad_download_is_refused_and_the_next_source_tried(tmp_path, server, monkeypatch, kind):
-    monkeypatch.setattr(sources, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(files, "MAX_BYTES", 10**6)
+    if kind in ("silent", "stalling"):
+        monkeypatch.setattr(sources, "READ_SECONDS", 0.5)
     page, reason = BAD_PAGES[kind]
     server.pages = {"/bad": page, "/" + NAME: reply(200, GOOD)}
     urls = [("original", server.url + "bad"), ("original", server.url + NAME)]
@@ -262,7 +274,9 @@ def test_bad_download_is_refused_and_the_next_source_tried(tmp_path, server, mon
 
 @pytest.mark.parametrize("kind", BAD_PAGES)
 def test_a_bad_download_costs_the_user_a_line(tmp_path, server, monkeypatch, capsys, kind):
-    monkeypatch.setattr(sources, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(files, "MAX_BYTES", 10**6)
+    if kind in ("silent", "stalling"):
+        monkeypatch.setattr(sources, "READ_SECONDS", 0.5)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     archive = dataclasses.replace(
         sources.ARCHIVES["characters"], urls=(("original", server.url + "bad"),)
@@ -275,12 +289,17 @@ def test_a_bad_download_costs_the_user_a_line(tmp_path, server, monkeypatch, cap
     assert re.fullmatch(rf"midas_lib: {NAME} not found .*{server.url}bad: .*\n", err)
 
 
-def test_passing_errors_are_retried_lasting_ones_not(tmp_path, server):
-    server.pages["/busy/" + NAME] = lambda handler: reply(
-        503 if len(server.hits) < 3 else 200, GOOD
-    )(handler)
+@pytest.mark.parametrize("passing", [429, 503])
+def test_passing_errors_are_retried_lasting_ones_not(tmp_path, server, passing):
+    asked = []
+
+    def busy(handler):
+        asked.append(handler.headers["Accept-Encoding"])
+        reply(passing if len(asked) < 3 else 200, GOOD)(handler)
+
+    server.pages["/busy/" + NAME] = busy
     assert fetch(tmp_path, [("mirror", server.url + "busy/")]).source == "mirror"
-    assert len(server.hits) == 3
+    assert asked == ["identity"] * 3  # a .gz must arrive as it is
     server.hits.clear()
     with pytest.raises(UserError, match="404"):
         fetch(tmp_path / "b", [("mirror", server.url + "gone/")], profile="full")
@@ -302,17 +321,17 @@ def test_unreachable_host_is_tried_once(tmp_path, monkeypatch):
 
 
 def test_silent_host_is_given_up_at_the_connect_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.1)
+    given_up = threading.Event()
 
     def hang(address, timeout):
-        time.sleep(1)
+        given_up.wait()
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", hang)
-    start = time.monotonic()
-    with pytest.raises(UserError, match="no answer within"):
+    with pytest.raises(UserError, match="no answer within 0.1 s"):
         fetch(tmp_path, [("original", "http://silent.invalid/")], profile="full")
-    assert time.monotonic() - start < 0.8
+    given_up.set()
 
 
 @pytest.mark.parametrize("mirror", ["http://", "http://a:b/", "http://[::1/"])
@@ -326,7 +345,7 @@ def test_members_are_taken_from_a_whole_repository_archive(tmp_path, server):
     whole |= {"Modified-MNIST-main/mnistTask/3/image_000007.jpg": b"no", "README.md": b"hello"}
     server.pages["/HEAD.zip"] = reply(200, make_zip(whole))
     assert fetch(tmp_path, [("mirror", server.url + "HEAD.zip")]).source == "mirror"
-    assert dict(sources.read_members(tmp_path / NAME)) == MEMBERS
+    assert dict(files.read_members(tmp_path / NAME)) == MEMBERS
 
 
 # ---- when nothing is found ----
@@ -417,7 +436,7 @@ def test_full_disk_is_not_taken_for_a_network_error(tmp_path, server, monkeypatc
         (b"<html>Not found</html>", "web page"),
         (GOOD[:-30], "cut short"),
         (flip_content(STORED), "Bad CRC-32"),
-        (make_zip({"holiday.png": b"x"}), "holds no train/ images"),
+        (make_zip({"holiday.png": b"x"}), "holds no train/ files"),
         (make_zip({f"{top}/Sample001/img001-001.png": b"x" for top in "ab"}), "twice"),
     ],
 )
@@ -430,71 +449,6 @@ def test_unreadable_local_archive_is_an_error_naming_it(tmp_path, content, reaso
     assert (tmp_path / NAME).exists()
 
 
-def unsafe_zip(name="train/a.png", content=b"x", mode=0o644 | stat.S_IFREG):
-    info = zipfile.ZipInfo(name)
-    info.external_attr = mode << 16
-    info.compress_type = zipfile.ZIP_DEFLATED
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(info, content)
-    return buffer.getvalue()
-
-
-UNSAFE = {
-    "parent": (unsafe_zip("train/../../a.png"), "leads out"),
-    "absolute": (unsafe_zip("/etc/a.png"), "leads out"),
-    "drive": (unsafe_zip("C:/a.png"), "leads out"),
-    "backslash": (unsafe_zip("..\\a.png"), "leads out"),
-    "link": (unsafe_zip(content=b"/etc/passwd", mode=0o777 | stat.S_IFLNK), "link"),
-    "device": (unsafe_zip(mode=0o666 | stat.S_IFCHR), "link or device"),
-    "bomb": (unsafe_zip(content=bytes(10**6)), "zip bomb"),
-    # sizes understated in both headers: more comes out than announced
-    "lying size": (
-        unsafe_zip(content=bytes(90_000)).replace(
-            (90_000).to_bytes(4, "little"), (7).to_bytes(4, "little")
-        ),
-        "damaged|Bad CRC",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", UNSAFE)
-def test_unsafe_zip_is_refused_and_nothing_unpacked(tmp_path, kind):
-    content, reason = UNSAFE[kind]
-    (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(UserError, match=reason):
-        list(sources.read_members(tmp_path / "a.zip"))
-    with pytest.raises(UserError, match=reason):
-        sources.extract(tmp_path / "a.zip", tmp_path / "out")
-    assert left_in(tmp_path) == ["a.zip"]
-
-
-@pytest.mark.parametrize(("limit", "value"), [("MAX_MEMBERS", 1), ("MAX_BYTES", 100)])
-def test_limits_on_members_and_size(tmp_path, monkeypatch, limit, value):
-    (tmp_path / NAME).write_bytes(STORED)
-    monkeypatch.setattr(sources, limit, value)
-    with pytest.raises(UserError, match="refused"):
-        list(sources.read_members(tmp_path / NAME))
-
-
-def test_missing_zip_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.zip: cannot be read"):
-        list(sources.read_members(tmp_path / "none.zip"))
-
-
-def test_members_come_sorted_without_system_files(tmp_path):
-    (tmp_path / "a.zip").write_bytes(make_zip({"b.png": b"B", ".x": b"", "a/c.png": b"C"}))
-    assert list(sources.read_members(tmp_path / "a.zip")) == [("a/c.png", b"C"), ("b.png", b"B")]
-
-
-def test_extract(tmp_path):
-    (tmp_path / NAME).write_bytes(GOOD)
-    out = sources.extract(tmp_path / NAME, tmp_path / "out")
-    assert {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.png")} == MEMBERS
-    with pytest.raises(UserError, match="exists already"):
-        sources.extract(tmp_path / NAME, out)
-
-
 # ---- MNIST ----
 
 
@@ -505,14 +459,14 @@ def mnist(tmp_path, monkeypatch):
     arrays = [rng.integers(0, 256, shape, np.uint8) for shape in [(6, 4, 5), 6, (2, 4, 5), 2]]
     folder = tmp_path / "mirror"
     folder.mkdir()
-    files = sources.ARCHIVES["mnist"].files
-    for file, array in zip(files, arrays, strict=True):
-        standin.write_idx(folder / file, array)
+    names = sources.ARCHIVES["mnist"].files
+    for file, array in zip(names, arrays, strict=True):
+        files.write_idx(folder / file, array)
     archive = dataclasses.replace(
         sources.ARCHIVES["mnist"], digest=sources.content_digest("mnist", folder)
     )
     monkeypatch.setitem(sources.ARCHIVES, "mnist", archive)
-    return dict(zip(files, arrays, strict=True))
+    return dict(zip(names, arrays, strict=True))
 
 
 def test_idx_layout_and_digest_by_hand(tmp_path, mnist):
@@ -534,7 +488,7 @@ def test_mnist_set_is_completed_from_the_mirror(tmp_path, mnist):
     source = fetch(tmp_path / "data", name="mnist", mirror=str(tmp_path / "mirror"))
     assert source.source == "mirror"
     for path in source.paths:
-        np.testing.assert_array_equal(sources.read_idx(path), mnist[path.name])
+        np.testing.assert_array_equal(files.read_idx(path), mnist[path.name])
 
 
 def test_keras_npz_becomes_the_four_files(tmp_path, server, mnist):
@@ -546,7 +500,7 @@ def test_keras_npz_becomes_the_four_files(tmp_path, server, mnist):
     source = fetch(tmp_path / "data", urls, name="mnist")
     assert source.source == "mirror"
     for path in source.paths:
-        np.testing.assert_array_equal(sources.read_idx(path), mnist[path.name])
+        np.testing.assert_array_equal(files.read_idx(path), mnist[path.name])
 
 
 @pytest.mark.parametrize(
@@ -570,7 +524,7 @@ def test_unreadable_idx_is_an_error_naming_it(tmp_path, mnist, content):
 
 def test_images_and_labels_must_go_together(tmp_path, mnist):
     path = tmp_path / "mirror" / "t10k-labels-idx1-ubyte.gz"
-    standin.write_idx(path, np.zeros(3, np.uint8))
+    files.write_idx(path, np.zeros(3, np.uint8))
     with pytest.raises(UserError, match="does not go with t10k-labels"):
         fetch(tmp_path / "mirror", name="mnist")
 
@@ -597,7 +551,7 @@ def start_fetch(folder, url):
 def test_two_processes_at_once_fetch_it_once(tmp_path, server):
     server.pages["/" + NAME] = reply(200, GOOD, pause=0.5)
     both = [start_fetch(tmp_path, server.url + NAME) for _ in range(2)]
-    outputs = [process.communicate(timeout=30) for process in both]
+    outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert "source='mirror'" in outputs[0][0]
@@ -607,14 +561,14 @@ def test_two_processes_at_once_fetch_it_once(tmp_path, server):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_download_leaves_nothing_taken_for_whole(tmp_path, server, how):
-    server.pages["/" + NAME] = reply(200, GOOD, pause=3)
+    server.pages["/" + NAME] = reply(200, GOOD, pause=10)
     process = start_fetch(tmp_path, server.url + NAME)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while not server.hits and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.1)
     os.kill(process.pid, how)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     left = left_in(tmp_path)
     assert NAME not in left

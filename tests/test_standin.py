@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import sources, standin
+from midas_lib import files, sources, standin
 from midas_lib.config import CLASS_NAMES
 
 FILES = {name: archive.files for name, archive in sources.ARCHIVES.items()}
@@ -18,8 +18,8 @@ FILES = {name: archive.files for name, archive in sources.ARCHIVES.items()}
 def drawn(tmp_path_factory):
     """The smoke-sized archives, and again those that are quick to draw."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
-    for name, files in FILES.items():
-        standin.draw(name, tuple(first / file for file in files), "smoke")
+    for name, wanted in FILES.items():
+        standin.draw(name, tuple(first / file for file in wanted), "smoke")
     for name in ("mnist", "mislabelled"):
         standin.draw(name, tuple(second / file for file in FILES[name]), "smoke")
     return first, second
@@ -96,7 +96,7 @@ def test_glyphs_are_distinct():
 
 def test_mnist_layout(drawn):
     images, labels, test_images, test_labels = (
-        sources.read_idx(drawn[0] / file) for file in FILES["mnist"]
+        files.read_idx(drawn[0] / file) for file in FILES["mnist"]
     )
     assert images.shape == (600, 28, 28)
     assert test_images.shape == (200, 28, 28)
@@ -109,7 +109,7 @@ def test_mnist_layout(drawn):
 
 
 def test_mnist_digits_fill_a_20_pixel_box_centred_by_mass(drawn):
-    images = sources.read_idx(drawn[0] / FILES["mnist"][0]).astype(float)
+    images = files.read_idx(drawn[0] / FILES["mnist"][0]).astype(float)
     weights = images / images.sum((1, 2), keepdims=True)
     grid = np.arange(28)
     rows, columns = (weights.sum(2) * grid).sum(1), (weights.sum(1) * grid).sum(1)
@@ -120,8 +120,8 @@ def test_mnist_digits_fill_a_20_pixel_box_centred_by_mass(drawn):
 
 
 def test_mislabelled_layout_and_shares(drawn):
-    labels = sources.read_idx(drawn[0] / FILES["mnist"][1])
-    images = sources.read_idx(drawn[0] / FILES["mnist"][0])
+    labels = files.read_idx(drawn[0] / FILES["mnist"][1])
+    images = files.read_idx(drawn[0] / FILES["mnist"][0])
     folders = np.full(600, -1)
     for name, content in sources.read_members(drawn[0] / "mnistTask3.zip", "mislabelled"):
         folder, index = re.fullmatch(r"mnistTask/(\d)/image_(\d{6})\.jpg", name).groups()
@@ -145,3 +145,19 @@ def test_wrong_folders_are_equally_likely():
     assert np.trace(counts) == 60
     assert np.abs(counts[~np.eye(10, dtype=bool)] - 666).max() < 5 * 26
     assert names == sorted(names)
+
+
+def test_test_digits_are_others_than_the_training_digits():
+    train, test = standin.digits(20), standin.digits(20, test=True)
+    assert not np.array_equal(train[1], test[1])
+    assert len(np.unique(np.concatenate([train[0], test[0]]), axis=0)) == 40
+
+
+@pytest.mark.parametrize("shift", [(-30, 0), (30, 0), (0, -30), (0, 30), (0, 0)])
+def test_a_glyph_is_moved_to_lie_on_the_canvas(shift):
+    (line,) = standin._place([np.array([[0.0, 0.0], [2.0, 3.0]]) + shift], 20)
+    np.testing.assert_allclose(line[1] - line[0], [80, 120])
+    assert (line.min(0) >= 20).all()
+    assert (line.max(0) <= np.array([1200, 900]) - 20).all()
+    if shift == (0, 0):
+        np.testing.assert_allclose(line[0], [600, 450])

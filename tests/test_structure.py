@@ -1,9 +1,10 @@
-"""Who may import what, and what a notebook may hold."""
+"""Who may import what, what a notebook may hold, and how much is committed."""
 
 import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import papermill
@@ -12,50 +13,47 @@ import pytest
 from midas_lib import config
 
 PACKAGE = Path(config.__file__).parent
-NOTEBOOKS = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+ROOT = PACKAGE.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# The module table of the design: beside the standard library, a module imports only these.
-# Wider than the design's: numpy, which is how modules hand arrays to each other; config, where
-# settings are; corruptions, which spoils part 2's test pictures; tqdm for a download's progress
-# bar; scikit-learn for data's stratified splits and audit's clusters; scipy for audit's tests;
-# runs, of which the command line tells; pad, which gives a page's script a network; colab,
-# which opens notebooks there; and for report what comes with nbconvert and papermill.
+# Beside the standard library, a module imports only these. The rows go from the ground up: a
+# module may import those of earlier rows alone, so there are no circles.
 MAY_IMPORT = {
     "__init__": "",
     "config": "",
-    "sources": "pooch tqdm numpy config standin",
-    "standin": "numpy cv2 config",
-    "data": "numpy cv2 sklearn config sources",
+    "files": "numpy config",
+    "images": "numpy cv2 config",
     "corruptions": "numpy cv2",
-    "augment": "tensorflow keras numpy config",
-    "model": "keras numpy config",
-    "losses": "keras",
-    "train": "keras tensorflow numpy config data augment model losses",
-    "runs": "joblib distributed tqdm keras numpy config data train",
-    "studies": "studies numpy model train runs data corruptions analysis audit probe config",
-    "probe": "keras tensorflow numpy data train",
+    "standin": "numpy cv2 config files",
+    "sources": "numpy pooch tqdm config files standin",
+    "data": "numpy sklearn config files images sources",
     "analysis": "numpy scipy sklearn",
     "audit": "numpy scipy sklearn analysis",
+    "augment": "numpy tensorflow config",
+    "model": "numpy keras config",
+    "losses": "keras",
+    "train": "numpy keras tensorflow config data augment model losses",
+    "store": "numpy config files",
+    "runs": "numpy keras loky distributed tqdm config files data train store",
+    "probe": "numpy keras tensorflow data train",
+    "inference": "numpy keras config files images data analysis audit",
     "plots": "numpy matplotlib",
-    "colab": "nbformat config",
     "pad": "numpy",
-    "inference": "keras numpy data analysis audit sources model config",
-    "report": "nbconvert papermill nbformat nbclient jupyter_client ipykernel IPython jinja2"
-    " matplotlib numpy colab config",
-    "__main__": "report runs sources inference colab config",
+    "colab": "nbformat config",
+    "results": "numpy pandas config files analysis",
+    "show": "numpy matplotlib IPython jinja2 nbconvert files plots results",
+    "pages": "nbconvert papermill nbformat nbclient jupyter_client ipykernel"
+    " config files colab results show",
+    "studies": "numpy pandas config images data corruptions analysis audit model train store runs"
+    " probe inference results studies",
+    "__main__": "config sources colab store inference results pages",
 }
-WITHOUT_TENSORFLOW = (
-    "config",
-    "sources",
-    "standin",
-    "data",
-    "corruptions",
-    "analysis",
-    "audit",
-    "pad",
-    "plots",
-    "report",
-)
+WITHOUT_TENSORFLOW = [
+    row
+    for row in MAY_IMPORT
+    if row not in ("augment", "model", "losses", "train", "runs", "probe", "inference")
+    and row not in ("studies", "__main__", "__init__")
+]
 
 
 def imports(path: Path) -> set[str]:
@@ -84,6 +82,19 @@ def test_a_module_imports_only_what_the_table_allows(path):
     assert imports(path) <= set(MAY_IMPORT[row].split())
 
 
+def test_the_table_has_a_row_for_each_module_and_no_circles():
+    assert MAY_IMPORT.keys() == {path.stem for path in PACKAGE.glob("*.py")} | {"studies"}
+    rows = list(MAY_IMPORT)
+    for place, (row, allowed) in enumerate(MAY_IMPORT.items()):
+        later = set(rows[place:]) - {row if row == "studies" else ""}
+        assert not later & set(allowed.split()), f"{row} may import a later row"
+
+
+def test_nothing_uses_the_command_line_as_a_library():
+    programs = [*PACKAGE.rglob("*.py"), *(ROOT / "bench").glob("*.py")]
+    assert [path.name for path in programs if "__main__" in imports(path)] == []
+
+
 def test_imports_are_found_wherever_they_stand(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(
@@ -94,14 +105,37 @@ def test_imports_are_found_wherever_they_stand(tmp_path):
 
 
 def test_tensorflow_stays_out_until_it_is_needed():
-    modules = [name for name in WITHOUT_TENSORFLOW if (PACKAGE / f"{name}.py").exists()]
+    modules = ["midas_lib", *(f"midas_lib.{row}" for row in WITHOUT_TENSORFLOW)]
     code = (
-        f"import sys, midas_lib, {', '.join(f'midas_lib.{name}' for name in modules)}\n"
-        "print({'tensorflow', 'keras'} & set(sys.modules))"
+        "import importlib, sys\n"
+        f"for name in {modules}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not {'tensorflow', 'keras'} & set(sys.modules), name"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=PACKAGE.parent, stdout=subprocess.PIPE, check=True)
-    assert done.stdout.split() == [b"set()"]
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_installed_is_the_library_and_nothing_else():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")}
+    assert set(declared["packages"]) == packages
+    patterns = declared["package-data"]["midas_lib"]
+    covered = {path for pattern in patterns for path in PACKAGE.glob(pattern.replace("**", "**/*"))}
+    other = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix[:3] != ".py"}
+    assert other <= covered
+
+
+def test_nothing_large_is_committed():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    sizes = {path: path.stat().st_size for path in files if path.is_file()}
+    limits = {".html": 8e6, ".keras": 2.5e6, ".npz": 2e6}
+    large = [path for path, size in sizes.items() if size > limits.get(path.suffix, 5e5)]
+    assert large == []
+    assert sum(sizes.values()) < 40e6
 
 
 def cells(notebook):
@@ -136,11 +170,11 @@ class TestNotebook:
         assert all(isinstance(statement, ast.AnnAssign) for statement in body)
         names = {statement.target.id for statement in body}
         # The bench's only draws: what is timed runs by itself, outside a kernel.
-        runs = set() if notebook.stem.startswith("bench_") else {"seeds", "jobs", "fresh"}
-        assert {"profile", "from_results"} | runs <= names
+        bench = notebook.stem.startswith("bench_")
+        assert {"profile"} | (set() if bench else {"seeds", "jobs", "fresh", "train"}) <= names
         assert all("#" in line for line in code(tagged[0]).splitlines() if line.strip())
         assert names == papermill.inspect_notebook(notebook).keys()
 
-    def test_writes_its_results_last_so_that_a_failed_run_leaves_none(self, notebook):
-        assert "report.write_results(" in code(cells(notebook)[-1])
-        assert "report.write_results(" not in "\n".join(map(code, cells(notebook)[:-1]))
+    def test_finishes_last_so_that_a_failed_run_has_no_finding(self, notebook):
+        assert "show.finish(" in code(cells(notebook)[-1])
+        assert "show.finish(" not in "\n".join(map(code, cells(notebook)[:-1]))

@@ -3,11 +3,12 @@
 import dataclasses
 import tempfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from midas_lib import losses, train
+from midas_lib import augment, config, losses, train
 from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
 from midas_lib.data import Examples
 
@@ -82,15 +83,26 @@ def test_history_measures_the_returned_network_on_the_held_out(uninterrupted):
     assert history["val_loss"][-1] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-5)
 
 
-def test_result_is_the_average_of_the_weights():
-    # After one step the decay is 1/10: nine tenths of the result are the new weights.
+@pytest.mark.parametrize(("averaging", "kept"), [(0.995, 0.1), (0.05, 0.05)])
+def test_result_is_the_average_of_the_weights(averaging, kept):
+    # After the first step a tenth of the start is kept, or less if settings say so.
     settings = vary(PLAIN, training__schedule="constant")
-    changes = [{"training__averaging": 0.995}, {}, {"training__epochs": 0}]
+    changes = [{"training__averaging": averaging}, {}, {"training__epochs": 0}]
     runs = [train.fit(pictures(16), 4, vary(settings, **change)) for change in changes]
     average, last, first = [run.model.get_weights() for run in runs]
     assert not np.array_equal(first[0], last[0])
     for a, b, c in zip(first, last, average, strict=True):
-        np.testing.assert_allclose(c, 0.1 * a + 0.9 * b, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(c, kept * a + (1 - kept) * b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_forgets_less_from_step_to_step():
+    settings = vary(PLAIN, training__schedule="constant", training__epochs=2)
+    average = train.fit(pictures(16), 4, vary(settings, training__averaging=0.995)).model
+    last = train.fit(pictures(16), 4, settings).model
+    one_step = vary(settings, training__epochs=1, training__averaging=0.995)
+    before = train.fit(pictures(16), 4, one_step).model.get_weights()
+    for a, b, c in zip(before, last.get_weights(), average.get_weights(), strict=True):
+        np.testing.assert_allclose(c, (2 * a + 9 * b) / 11, rtol=1e-4, atol=1e-6)
 
 
 def test_without_averaging_the_result_is_the_last_weights(uninterrupted, states):
@@ -151,6 +163,142 @@ def test_finished_run_given_back_is_the_same_run(uninterrupted, states):
     run = train.fit(pictures(24), 4, BUSY, pictures(10), state=states[-1])
     assert weights_equal(run, uninterrupted)
     assert run.history == uninterrupted.history
+
+
+# --- a step -------------------------------------------------------------------------------------
+
+
+def untrained(examples, settings=PLAIN):
+    """The logits of a network before its first step, normalised as in training; and the network."""
+    model = train.fit(examples, 4, vary(settings, training__epochs=0)).model
+    to_logits = keras.Model(model.input, model.get_layer("logits").output)
+    return to_logits(examples.pictures.astype(np.float32), training=True), model
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "expected"),
+    [
+        ("cross-entropy", {"smoothing": 0.3}, {"smoothing": 0.3}),
+        ("forward", {"leak": 0.2}, {"leak": 0.2}),
+        *((name, {"smoothing": 0.3, "leak": 0.2}, {}) for name in ("SCL-NL", "SCL-EXP", "PC")),
+        *((name, {"smoothing": 0.3, "leak": 0.2}, {}) for name in ("L-W", "NN", "GA")),
+        # Nothing is sharpened before the first step.
+        ("PRODEN", {"leak": 0.2, "sharpening": 3.0}, {"leak": 0.2, "sharpening": 1.0}),
+    ],
+)
+def test_training_takes_the_loss_and_its_settings(loss, given, expected):
+    examples = pictures(16)
+    logits, _ = untrained(examples)
+    if loss == "PRODEN":  # the two views are alike, as nothing is warped
+        logits = tf.concat([logits, logits], 0)
+    targets = tf.one_hot(examples.labels, 4)
+    worth = getattr(losses, config.LOSSES[loss])(targets, logits, **expected)
+    given = {f"training__{name}": value for name, value in given.items()}
+    settings = vary(PLAIN, training__loss=loss, training__rate=0.0, **given)
+    found = train.fit(examples, 4, settings).history["loss"][0]
+    assert found == pytest.approx(float(worth), rel=1e-4)
+
+
+def test_the_gradients_norm_is_over_all_weights():
+    examples = pictures(16)
+    _, model = untrained(examples)
+    with tf.GradientTape() as tape:
+        answers = model(examples.pictures.astype(np.float32), training=True)
+        right = tf.gather(answers, examples.labels, batch_dims=1)
+        loss = -tf.reduce_mean(tf.math.log(right))
+    squares = [tf.reduce_sum(g**2) for g in tape.gradient(loss, model.trainable_variables)]
+    found = train.fit(examples, 4, PLAIN).history["gradient_norm"][0]
+    assert found == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-3)
+
+
+def test_weights_decay_by_rate_times_decay():
+    steady = vary(PLAIN, training__schedule="constant", training__rate=0.01)
+    first, plain, decayed = (
+        train.fit(pictures(16), 4, vary(steady, **change)).model.get_weights()[0]
+        for change in (
+            {"training__epochs": 0},
+            {"training__weight_decay": 0.0},
+            {"training__weight_decay": 0.5},
+        )
+    )
+    np.testing.assert_allclose(decayed - plain, -0.01 * 0.5 * first, atol=1e-6)
+
+
+def test_each_step_has_its_rate_and_half_of_it_on_a_plateau():
+    settings = vary(PLAIN, training__epochs=4, training__rate=0.01)
+    saved = []
+    train.fit(pictures(16), 4, settings, save=saved.append)  # of one step an epoch
+    for state, rate in zip(saved, train.learning_rates(settings.training, 4), strict=True):
+        assert any(value.shape == () and value == rate for value in state.values())
+    moved = []
+    for factor in (1.0, 0.5):
+        trainer = train._Trainer(pictures(16), 4, vary(settings, training__weight_decay=0.0))
+        before = trainer.model.get_weights()[0]
+        trainer.rate_factor.assign(factor)
+        trainer.train_steps(trainer.order(0), tf.constant([0.01]), tf.constant(0))
+        moved.append(trainer.model.get_weights()[0] - before)
+    np.testing.assert_allclose(moved[1], moved[0] / 2, rtol=1e-3, atol=1e-7)
+    assert np.abs(moved[0]).max() > 0.005
+
+
+def step_of(settings, monkeypatch, loss="cross_entropy"):
+    """What the network and the loss get to see in a step: the batch as it was, and its labels one
+    hot; the pictures, targets and logits."""
+    seen, function = {}, getattr(losses, loss)
+    trainer = train._Trainer(pictures(16), 4, settings)
+    network = trainer._logits
+
+    def look(pictures, training):
+        seen.update(pictures=pictures.numpy())
+        return network(pictures, training=training)
+
+    def worth(targets, logits):
+        seen.update(targets=targets.numpy(), logits=logits.numpy())
+        return function(targets, logits)
+
+    trainer._logits = look
+    monkeypatch.setattr(losses, loss, worth)
+    plain = pictures(16).pictures.astype(np.float32)
+    hot = np.eye(4, dtype=np.float32)[pictures(16).labels]
+    trainer._train_step(tf.constant(plain), tf.constant(hot), tf.constant(0))
+    return plain, hot, seen
+
+
+def test_mixup_mixes_targets_as_it_mixes_pictures(monkeypatch):
+    settings = vary(PLAIN, augmentation__mixup=0.5)
+    plain, hot, seen = step_of(settings, monkeypatch)
+    share = seen["targets"][0] @ hot[-1]  # the last picture's, of another class
+    assert 0 < share < 0.5
+    for name, whole in (("targets", hot), ("pictures", plain)):
+        expected = (1 - share) * whole + share * whole[::-1]
+        np.testing.assert_allclose(seen[name], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_proden_sees_each_picture_twice_warped_in_two_ways(monkeypatch):
+    settings = vary(PLAIN, augmentation=Augmentation(), training__loss="PRODEN")
+    plain, hot, seen = step_of(settings, monkeypatch, "proden")
+    np.testing.assert_array_equal(seen["targets"], hot)
+    assert len(seen["logits"]) == 32
+    one, other = np.split(seen["pictures"], 2)
+    for a, b in ((one, other), (one, plain), (other, plain)):
+        assert (np.abs(a - b).max((1, 2, 3)) > 1).all()
+
+
+def test_the_average_is_measured_and_not_the_last_weights():
+    steady = vary(PLAIN, training__schedule="constant", training__rate=0.05)
+    average, last = (
+        train.fit(pictures(16), 4, vary(steady, training__averaging=decay), pictures(8))
+        for decay in (0.995, 0.0)
+    )
+    measured = [train._measure(one.model, pictures(8))["val_loss"] for one in (average, last)]
+    assert abs(measured[0] - measured[1]) > 1e-3
+    assert average.history["val_loss"][0] == pytest.approx(measured[0], rel=1e-4)
+
+
+def test_seconds_a_step_are_of_the_second_epoch_alone(monkeypatch):
+    moments = iter([0.0, 5.0, 11.0])
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(moments))
+    assert train.seconds_per_step(pictures(48), 4, PLAIN) == 2.0
 
 
 # --- checks and starts --------------------------------------------------------------------------
@@ -299,14 +447,19 @@ def test_views_without_warps_are_the_plain_prediction(uninterrupted):
     np.testing.assert_allclose(views, train.predict(uninterrupted.model, examples), rtol=1e-5)
 
 
-def test_views_are_the_same_at_every_call(uninterrupted):
-    examples = pictures(10)
-    views = [
-        train.predict_views(uninterrupted.model, examples, Augmentation(), views=2) for _ in "ab"
-    ]
-    np.testing.assert_array_equal(*views)
-    np.testing.assert_allclose(views[0].sum(1), 1, rtol=1e-5)
-    assert not np.allclose(views[0], train.predict(uninterrupted.model, examples))
+def test_views_are_of_half_the_affine_ranges_and_of_no_other(uninterrupted):
+    model, examples = uninterrupted.model, pictures(10)
+    ranges = Augmentation(rotation=40.0, elastic=2.0, thickness=0.9, mixup=0.4)
+    half = Augmentation(rotation=20.0, scale=0.06, aspect=0.06, shear=0.1, shift=0.04)
+    expected = train.predict(model, examples) / 3
+    for view in range(2):
+        plain = tf.constant(examples.pictures, tf.float32)
+        warped = augment.warp(plain, tf.constant([view, 0]), half).numpy()
+        expected += train.predict(model, dataclasses.replace(examples, pictures=warped)) / 3
+    found = train.predict_views(model, examples, ranges, views=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(train.predict_views(model, examples, ranges, views=2), found)
+    assert not np.allclose(found, train.predict(model, examples))
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -351,7 +504,7 @@ def test_unknown_choice_raises(make):
     [
         ([0, 1, 3], 3, "cross-entropy", "labels 0 to 3: there are 3 classes"),
         ([-1, 1, 2], 3, "cross-entropy", "labels -1 to 2"),
-        ([-2, 1, 2], 3, "posterior", "labels -2 to 2"),
+        ([-2, 1, 2], 3, "PRODEN", "labels -2 to 2"),
         ([0, 1, 1], 2, "SCL-NL", "loss SCL-NL: takes 3 classes or more"),
     ],
 )
@@ -361,16 +514,16 @@ def test_labels_that_do_not_fit_are_refused(labels, classes, loss, said):
         train.fit(examples, classes, vary(Settings(), training__loss=loss))
 
 
-def test_targets_are_sharpened_and_classes_no_longer_balanced_after_the_blunt_share_of_steps():
+def test_targets_are_sharpened_and_classes_less_balanced_from_the_start_of_sharpening_on():
     training = Training(
-        epochs=10, batch=16, loss="posterior", sharpening=3.0, blunt=0.2, balance=0.5
+        epochs=10, batch=16, loss="PRODEN", sharpening=3.0, sharpening_start=0.2, balance=0.5
     )
     trainer = train._Trainer(pictures(16), 4, vary(PLAIN, training=training))
     logits = tf.constant(np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32))
     targets = tf.one_hot(np.arange(16) % 4, 4)
 
     def expected(sharpening, balance):
-        loss = losses.posterior(targets, logits, 0.0, sharpening)
+        loss = losses.proden(targets, logits, 0.0, sharpening)
         return float(loss + balance * losses.imbalance(logits))
 
     for step, sharpening, balance in ((0, 1, 0.5), (2, 1, 0.5), (6, 2, 0.25), (10, 3, 0)):
@@ -382,7 +535,7 @@ def test_no_label_is_like_labels_that_say_nothing():
     known = pictures(80)
     unlabelled = dataclasses.replace(known, labels=np.full(80, -1))
     # A quarter of the labels true: with four classes, each class is then as likely as any.
-    training = Training(epochs=2, batch=16, loss="posterior", sharpening=2.0, leak=0.25)
+    training = Training(epochs=2, batch=16, loss="PRODEN", sharpening=2.0, leak=0.25)
     runs = [train.fit(one, 4, vary(PLAIN, training=training)) for one in (known, unlabelled)]
     for told, untold in zip(*(run.model.get_weights() for run in runs), strict=True):
         np.testing.assert_allclose(told, untold, atol=1e-5)

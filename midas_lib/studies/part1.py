@@ -2,14 +2,22 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from midas_lib import analysis, config, data, runs
-from midas_lib.config import Settings, UserError, vary
+from midas_lib import analysis, config, data, images
+from midas_lib.config import Settings, vary
 from midas_lib.data import Examples, ImageDataset
+from midas_lib.results import Results
+from midas_lib.runs import Outcome, Task
+from midas_lib.studies.study import Measured, Run, Study, plan_for, rebuild
 
+CLASSES = len(config.CLASS_NAMES)
 CURVES = ("loss", "val_loss", "val_accuracy")
+CURVED = ("cross-validation", "writer-disjoint")  # arms whose curves a page shows
+# Arms of one cross-validation's networks, by what they read beside the picture: see `_run`.
+READS = {"cross-validation": "geometry", "picture-alone": "picture", "writer-aware": "writer"}
 # The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
 CHOOSING_PARTITIONS = (0, 1001, 1002)
 STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
@@ -55,6 +63,10 @@ SLOW_GROUP = "Regularization"
 CONFIRMED = "no label smoothing"
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
+MERGED = {
+    "case_merged": analysis.case_groups(config.CLASS_NAMES),
+    "lookalikes_merged": analysis.merge_groups(config.CLASS_NAMES, LOOKALIKES, np.arange(CLASSES)),
+}
 # Weight of the geometry's log-likelihood beside the picture's: below 1, as the picture already
 # tells part of it. Of 0.3 to 0.7, chosen on the first of the choosing partitions.
 GEOMETRY_WEIGHT = 0.6
@@ -62,25 +74,18 @@ GEOMETRY_WEIGHT = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of part 1's study a profile runs.
+    """How much of part 1's study a profile runs."""
 
-    per_class: images of each class used, None for all. epochs: of the main arms. partitions: 5-fold
-    partitions of the headline. ablation_epochs: of the ablations, each a 5-fold pass;
-    slow_ablation_epochs: of those of `SLOW_GROUP`. ablation_partitions: passes of those that the
-    first pass leaves open. groups, variants: how many groups of ablations, and how many of each,
-    None for all. sizes: training images per class compared. changes: on top of the settings.
-    """
-
-    per_class: int | None = None
-    epochs: int = 30
-    partitions: int = 5
-    ablation_epochs: int = 12
-    slow_ablation_epochs: int = 30
-    ablation_partitions: int = len(CHOOSING_PARTITIONS)
-    groups: int | None = None
+    per_class: int | None = None  # images of each class used; None: all
+    epochs: int = 30  # of the main arms
+    seeds: int = 5  # 5-fold partitions of the headline
+    ablation_epochs: int = 12  # of the ablations, each a 5-fold pass
+    slow_ablation_epochs: int = 30  # of those of `SLOW_GROUP`
+    ablation_partitions: int = len(CHOOSING_PARTITIONS)  # passes of what the first leaves open
+    groups: int | None = None  # of ablations, and how many of each; None: all
     variants: int | None = None
-    sizes: tuple[int, ...] = (5, 10, 20)
-    changes: dict = dataclasses.field(default_factory=dict)
+    sizes: tuple[int, ...] = (5, 10, 20)  # training images per class compared
+    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
     def ablations(self) -> list[tuple[str, str, dict]]:
         """The variants to be run: (group, variant, changes)."""
@@ -97,472 +102,378 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(
-        per_class=5, epochs=2, partitions=1, ablation_epochs=1, slow_ablation_epochs=1,
+        per_class=5, epochs=2, seeds=1, ablation_epochs=1, slow_ablation_epochs=1,
         ablation_partitions=1, groups=2, variants=1, sizes=(2,),
         changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
     ),
     "standard": Plan(
-        epochs=8, partitions=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
+        epochs=8, seeds=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
         groups=3, variants=1, sizes=(10,),
     ),
     "full": Plan(),
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """Part 1's study. results: what the results file holds beside its provenance. arrays: for the
-    file beside it. model: the network trained on everything. settings: the ones it was trained
-    with."""
-
-    results: dict
-    arrays: dict[str, np.ndarray]
-    model: object
-    settings: Settings
-
-
-class _Inputs:
-    """The characters as network inputs, one preprocessing at a time, each made once."""
-
-    def __init__(self, characters: ImageDataset):
-        self.characters, self._made = characters, {}
-
-    def examples(self, settings: Settings) -> Examples:
-        pictures, _ = self._preprocessed(settings)
-        return Examples(pictures=pictures, labels=self.characters.labels)
-
-    def geometry(self, settings: Settings) -> np.ndarray:
-        return self._preprocessed(settings)[1]
-
-    def _preprocessed(self, settings):
-        wanted = settings.preprocessing
-        if wanted not in self._made:
-            self._made[wanted] = data.preprocess(self.characters.images, wanted)
-        return self._made[wanted]
-
-    def task(self, settings: Settings, train: np.ndarray, held_out: np.ndarray) -> runs.Task:
-        examples = self.examples(settings)
-        return runs.Task(
-            settings=settings,
-            examples=examples.take(train),
-            held_out=examples.take(held_out),
-            classes=len(config.CLASS_NAMES),
-            views=True,
-        )
-
-
-def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
-    """The first `per_class` images of every class; all of them for None."""
-    if per_class is None:
-        return dataset
-    chosen = np.concatenate(
-        [np.flatnonzero(dataset.labels == c)[:per_class] for c in np.unique(dataset.labels)]
-    )
-    return dataclasses.replace(
-        dataset,
-        images=dataset.images[chosen],
-        labels=dataset.labels[chosen],
-        writers=dataset.writers[chosen],
-        names=tuple(dataset.names[i] for i in chosen),
-    )
-
-
-def run(
-    characters: ImageDataset,
-    profile: str,
-    *,
-    seeds: int | None = None,
-    jobs: int | None = None,
-    fresh: bool = False,
-) -> Study:
-    """Cross-validate, ablate and train part 1's network as `PLANS[profile]` says.
-
-    characters: as from `load`. seeds: how many 5-fold partitions the headline averages
-    over (default: the profile's). jobs, fresh: as in `runs.run_all`. Raises `UserError` for a
-    profile or a number of seeds that does not exist.
-    """
-    from midas_lib.model import add_geometry  # loads TensorFlow
-
-    plan = PLANS[config.check_profile(profile)]
-    if seeds is not None:
-        if seeds < 1:
-            raise UserError(f"SEEDS={seeds}: give 1 or more")
-        plan = dataclasses.replace(plan, partitions=seeds)
-    inputs = _Inputs(characters)
-    settings = vary(Settings(), training__epochs=plan.epochs, **plan.changes)
-    everything, geometry = inputs.examples(settings), inputs.geometry(settings)
-    final = runs.Task(settings=settings, examples=everything, classes=len(config.CLASS_NAMES))
-    (last,) = outcomes = runs.run_all([final], jobs=jobs, fresh=fresh)
-    first, *more = CHOOSING_PARTITIONS[: plan.ablation_partitions]
-    passes = _passes(inputs, plan, settings) | _ablations(inputs, plan, settings, first)
-    outcomes += _train(passes, jobs, fresh)
-    undecided = [
-        row["variant"]
-        for row in _ablation_rows(characters, plan, _answers(characters, geometry, passes))
-        if row["low"] <= 0 <= row["high"]
-    ]
-    repeated = {}
-    for p in more:
-        repeated |= _ablations(inputs, plan, settings, p, undecided)
-    if CONFIRMED in undecided:
-        for p in range(1, plan.partitions + 1):
-            repeated |= _ablations(inputs, plan, settings, p, [CONFIRMED])
-    outcomes += _train(repeated, jobs, fresh)
-    results, arrays = _summary(characters, geometry, plan, passes | repeated)
-    results["final_training_seconds"] = last.seconds
-    results["reused_runs"] = sum(o.reused for o in outcomes)
-    results["runs"] = len(outcomes)
-    picture_model = _rebuild(settings, last)
-    arrays |= _look_inside(everything, settings, picture_model)
-    kernel, bias = analysis.class_likelihood(geometry, characters.labels, len(config.CLASS_NAMES))
-    model = add_geometry(picture_model, GEOMETRY_WEIGHT * kernel, GEOMETRY_WEIGHT * bias)
-    return Study(results=results, arrays=arrays, model=model, settings=settings)
+def chosen_arm(epochs: int) -> str:
+    """The arm of the chosen settings that ablations of this length are compared with."""
+    return f"ablation/chosen for {epochs} epochs"
 
 
 def load(profile: str) -> ImageDataset:
     """The characters that a profile of part 1 uses."""
-    plan = PLANS[config.check_profile(profile)]
-    return limit(data.load_characters(profile), plan.per_class)
+    plan = plan_for(PLANS, profile, None)
+    return data.limit(data.load_characters(profile), plan.per_class)
 
 
-def _passes(inputs: _Inputs, plan: Plan, settings: Settings) -> "dict[str, _Pass]":
-    """Name of each cross-validation -> what it is to train."""
-    labels, writers = inputs.characters.labels, inputs.characters.writers
-    passes = {}
-    for p in range(1, plan.partitions + 1):
-        fold = data.folds(labels, p)
-        passes[f"cross-validation/{p}"] = _Pass(inputs, vary(settings, seed=p), fold)
-    first = vary(settings, seed=1)
-    passes["writer-disjoint/1"] = _Pass(inputs, first, data.folds(labels, 1, writers))
-    for size in plan.sizes:
-        passes[f"size-{size}/1"] = _Pass(inputs, first, data.folds(labels, 1), size)
-    return passes
+def run(
+    profile: str, *, seeds: int | None = None, jobs: int | None = None, fresh: bool = False
+) -> Results:
+    """Cross-validate, ablate and train part 1's network as `PLANS[profile]` says, and write the
+    results.
+
+    seeds: how many 5-fold partitions the headline averages over (default: the profile's). jobs,
+    fresh: as in `study.Study`. Raises `UserError` for a profile or a number of seeds that does not
+    exist.
+    """
+    from midas_lib.model import add_geometry  # loads TensorFlow
+
+    plan = plan_for(PLANS, profile, seeds)
+    study = Part1(plan, profile, load(profile), jobs=jobs, fresh=fresh)
+    final, passes = study.final(), study.passes()
+    first, *more = CHOOSING_PARTITIONS[: plan.ablation_partitions]
+    ablations = study.ablations(first)
+    study.finish([final, *passes.values(), *ablations.values()])
+    undecided = study.undecided(ablations, first)
+    for partition in more:
+        ablations |= study.ablations(partition, undecided)
+    if CONFIRMED in undecided:
+        for partition in range(1, plan.seeds + 1):
+            ablations |= study.ablations(partition, [CONFIRMED])
+    study.finish(list(ablations.values()))
+    study.compare(passes)
+    study.weigh(ablations)
+    study.calibrate(passes["cross-validation", 1])
+    study.derive("inside", final.tasks, study.look_inside)
+    study.show([run for (arm, _), run in passes.items() if arm == "cross-validation"])
+    linear = analysis.class_likelihood(study.geometry, study.labels, CLASSES)
+    study.checkpoint(
+        "model", final, "seconds",
+        lambda *trained: add_geometry(rebuild(*trained), *(GEOMETRY_WEIGHT * w for w in linear)),
+        input="picture: pixels 0-255, bright ink on black, from midas_lib.images.preprocess; "
+        "geometry: the glyph's (top, bottom) edge as shares of the 225-pixel-high scan",
+    )  # fmt: skip
+    return study.write("cross-validation", "accuracy", images=len(study.labels))
 
 
-def _ablations(
-    inputs: _Inputs,
-    plan: Plan,
-    settings: Settings,
-    partition: int,
-    variants: list[str] | None = None,
-) -> "dict[str, _Pass]":
-    """The same for the variants (None: all) on one partition, and for the chosen settings at each
-    of their lengths."""
-    fold = data.folds(inputs.characters.labels, partition)
+class Pass:
+    """A cross-validation: each image is read once, by a network that never saw it.
 
-    def one(epochs, changes):
-        changed = vary(settings, seed=partition, training__epochs=epochs, **changes)
-        return _Pass(inputs, changed, fold)
-
-    passes = {}
-    for group, variant, changes in plan.ablations():
-        if variants is None or variant in variants:
-            epochs = plan.epochs_of(group)
-            passes.setdefault(_chosen(epochs, partition), one(epochs, {}))
-            passes[f"ablation/{variant}/{partition}"] = one(epochs, changes)
-    return passes
-
-
-def _chosen(epochs: int, partition: int) -> str:
-    return f"ablation/chosen for {epochs} epochs/{partition}"
-
-
-def _train(passes: "dict[str, _Pass]", jobs: int | None, fresh: bool) -> list[runs.Outcome]:
-    tasks = [task for one in passes.values() for task in one.tasks]
-    outcomes = runs.run_all(tasks, jobs=jobs, fresh=fresh)
-    waiting = iter(outcomes)
-    for one in passes.values():
-        one.take([next(waiting) for _ in one.tasks])
-    return outcomes
-
-
-class _Pass:
-    """A cross-validation: each image is predicted once, by a network that never saw it.
-
-    fold: (n,), 0 to 4. size: images of each class to train on, drawn from the other folds; None
-    takes all of them.
+    fold: (n,), 0 to 4. tasks: of the five networks; trained_on: each one's images.
     """
 
-    def __init__(
-        self, inputs: _Inputs, settings: Settings, fold: np.ndarray, size: int | None = None
-    ):
-        self.labels, self.fold, self.tasks, self.trained_on = inputs.characters.labels, fold, [], []
+    def __init__(self, fold: np.ndarray):
+        self.fold, self.tasks, self.trained_on = fold, [], []
+
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        """What the five folds have, (n, ...), in the images' order."""
+        together = np.empty((len(self.fold), *parts[0].shape[1:]))
+        for k, part in enumerate(parts):
+            together[self.fold == k] = part
+        return together
+
+    def logs(self, probabilities: list[np.ndarray]) -> np.ndarray:
+        """The logarithms of the folds' probabilities, (n, classes)."""
+        return self.join([np.log(np.maximum(p, 1e-12)) for p in probabilities])
+
+    def geometry_logs(self, geometries: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
+        """Each class's log-likelihood of each image's geometry, (n, classes), estimated from the
+        images that the fold's network was trained on. geometries: (n, d), one for each fold."""
+        parts = []
+        for k, (geometry, train) in enumerate(zip(geometries, self.trained_on, strict=True)):
+            kernel, bias = analysis.class_likelihood(geometry[train], labels[train], CLASSES)
+            parts.append(geometry[self.fold == k] @ kernel + bias)
+        return self.join(parts)
+
+
+class Part1(Study):
+    """Part 1's runs, each a whole cross-validation but for the final network's, and what is
+    compared of them."""
+
+    def __init__(self, plan: Plan, profile: str, characters: ImageDataset, **options):
+        super().__init__(1, profile, plan, {"characters": characters}, **options)
+        self.characters, self.labels, self.writers = (
+            characters, characters.labels, characters.writers
+        )  # fmt: skip
+        self._made, self._passes = {}, {}
+        self.settings = vary(Settings(), training__epochs=plan.epochs, **plan.changes)
+        self.everything, self.geometry = self._preprocessed(self.settings)
+
+    def _preprocessed(self, settings: Settings) -> tuple[Examples, np.ndarray]:
+        wanted = settings.preprocessing
+        if wanted not in self._made:
+            pictures, geometry = images.preprocess(self.characters.images, wanted)
+            self._made[wanted] = Examples(pictures=pictures, labels=self.labels), geometry
+        return self._made[wanted]
+
+    def final(self) -> Run:
+        """The network trained on everything."""
+        task = Task(settings=self.settings, examples=self.everything, classes=CLASSES)
+        return Run(
+            arm="final", seed=0, task=task, measure=lambda one: ({"seconds": one.seconds}, {})
+        )
+
+    def _pass(self, settings: Settings, fold: np.ndarray, size: int | None = None) -> Pass:
+        """size: images of each class to train on, drawn from the other folds; None takes all."""
+        one, (examples, _) = Pass(fold), self._preprocessed(settings)
         for k in range(5):
             train = np.flatnonzero(fold != k)
             if size is not None:
                 order = np.random.default_rng([settings.seed, k, size]).permutation(train)
                 chosen = [order[self.labels[order] == c][:size] for c in np.unique(self.labels)]
                 train = np.sort(np.concatenate(chosen))
-            seeded = vary(settings, seed=10 * settings.seed + k)
-            self.tasks.append(inputs.task(seeded, train, np.flatnonzero(fold == k)))
-            self.trained_on.append(train)
-
-    def take(self, outcomes: list[runs.Outcome]) -> None:
-        """The tasks' outcomes, in their order."""
-        self.outcomes = outcomes
-        self.logs = self._in_order([np.log(np.maximum(o.probabilities, 1e-12)) for o in outcomes])
-        self.view_logs = self._in_order([np.log(np.maximum(o.views, 1e-12)) for o in outcomes])
-
-    def _in_order(self, parts: list[np.ndarray]) -> np.ndarray:
-        together = np.empty((len(self.labels), parts[0].shape[1]))
-        for k, part in enumerate(parts):
-            together[self.fold == k] = part
-        return together
-
-    def told(self, geometry: np.ndarray, weight: float = GEOMETRY_WEIGHT) -> "_Answers":
-        """The answers with the geometry's weighted log-likelihood added, which is estimated from
-        the same images as the fold's network."""
-        return self.told_by_fold([geometry] * 5, weight)
-
-    def told_writers(self, geometry: np.ndarray, writers: np.ndarray) -> "_Answers":
-        """The same with each writer's offsets, estimated from the training folds, taken out."""
-        corrected = [
-            analysis.remove_writer_offsets(geometry, self.labels, writers, self.fold != k)
-            for k in range(5)
-        ]
-        return self.told_by_fold(corrected, GEOMETRY_WEIGHT)
-
-    def told_by_fold(self, geometries: list[np.ndarray], weight: float) -> "_Answers":
-        parts = []
-        for k, (geometry, train) in enumerate(zip(geometries, self.trained_on, strict=True)):
-            kernel, bias = analysis.class_likelihood(
-                geometry[train], self.labels[train], len(config.CLASS_NAMES)
+            one.trained_on.append(train)
+            one.tasks.append(
+                Task(
+                    settings=vary(settings, seed=10 * settings.seed + k),
+                    examples=examples.take(train),
+                    held_out=examples.take(np.flatnonzero(fold == k)),
+                    classes=CLASSES,
+                    views=True,
+                )
             )
-            parts.append(geometry[self.fold == k] @ kernel + bias)
-        extra = weight * self._in_order(parts)
-        return _Answers(self, self.logs + extra, self.view_logs + extra)
+        return one
 
-    def plain(self) -> "_Answers":
-        """The answers to the picture alone."""
-        return _Answers(self, self.logs, self.view_logs)
+    def _run(self, arm: str, one: Pass, partition: int, reads: str, **varies) -> Run:
+        """reads: "picture", "geometry" beside it, or "writer": the geometry with each writer's
+        offset, estimated from the training folds, taken out."""
+        kept = CURVES if arm in CURVED and partition == 1 else ()
+        kept += ("predictions",) if arm == "cross-validation" else ()
+        epochs = one.tasks[0].settings.training.epochs
+        run = Run(
+            arm=arm, seed=partition, task=tuple(one.tasks), arrays=kept,
+            measure=lambda *outcomes: self._measure(one, reads, outcomes),
+            varies={"partition": partition, "epochs": epochs, **varies},
+        )  # fmt: skip
+        self._passes[run.digest] = one
+        return run
 
-
-class _Answers:
-    """A cross-validation's answers. logs, view_logs: (n, classes), unnormalised; the latter with
-    test-time augmentation."""
-
-    def __init__(self, one: _Pass, logs: np.ndarray, view_logs: np.ndarray):
-        self.one, self.labels = one, one.labels
-        self.logs = analysis.apply_temperature(logs, 1.0)
-        self.probabilities = np.exp(self.logs)
-        self.predictions = self.logs.argmax(1)
-        self.correct = self.predictions == self.labels
-        self.views_correct = view_logs.argmax(1) == self.labels
-
-    def measures(self) -> dict:
-        """The pass as an entry of an arm's runs."""
-        labels, names = self.labels, config.CLASS_NAMES
-        lookalikes = analysis.merge_groups(names, LOOKALIKES, np.arange(len(names)))
-        merged = {"case_merged": analysis.case_groups(names), "lookalikes_merged": lookalikes}
-        return {
-            "accuracy": analysis.accuracy(labels, self.predictions),
+    def _measure(self, one: Pass, reads: str, outcomes: tuple[Outcome, ...]) -> Measured:
+        logs = self._logs(one, reads, [outcome.probabilities for outcome in outcomes])
+        views = self._logs(one, reads, [outcome.views for outcome in outcomes])
+        labels, probabilities, answers = self.labels, np.exp(logs), logs.argmax(1)
+        metrics = {
+            "accuracy": analysis.accuracy(labels, answers),
             **{
-                f"{name}_accuracy": analysis.merged_accuracy(labels, self.predictions, groups)
-                for name, groups in merged.items()
+                f"{name}_accuracy": analysis.merged_accuracy(labels, answers, groups)
+                for name, groups in MERGED.items()
             },
-            "top2_accuracy": analysis.top_k_accuracy(labels, self.probabilities, 2),
-            "top5_accuracy": analysis.top_k_accuracy(labels, self.probabilities, 5),
-            "views_accuracy": float(self.views_correct.mean()),
-            "nll": analysis.negative_log_likelihood(labels, self.logs),
-            "ece": analysis.expected_calibration_error(labels, self.probabilities),
-            "epochs": len(self.one.outcomes[0].history["loss"]),
-            "seconds": sum(o.seconds for o in self.one.outcomes),
+            "top2_accuracy": analysis.top_k_accuracy(labels, probabilities, 2),
+            "top5_accuracy": analysis.top_k_accuracy(labels, probabilities, 5),
+            "views_accuracy": analysis.accuracy(labels, views.argmax(1)),
+            "nll": analysis.negative_log_likelihood(labels, logs),
+            "ece": analysis.expected_calibration_error(labels, probabilities),
+            "seconds": sum(outcome.seconds for outcome in outcomes),
         }
+        arrays = {
+            "predictions": answers.astype(np.uint8),
+            "view_predictions": views.argmax(1).astype(np.uint8),
+        }
+        for name in CURVES:
+            histories = [outcome.history[name] for outcome in outcomes]
+            arrays[name] = np.stack(histories).astype(np.float32)
+        return metrics, arrays
 
+    def _logs(self, one: Pass, reads: str, probabilities: list[np.ndarray]) -> np.ndarray:
+        """Log-probabilities, (n, classes), of the folds' networks and what else is read."""
+        logs = one.logs(probabilities)
+        if reads != "picture":
+            geometries = [self.geometry] * 5
+            if reads == "writer":
+                geometries = [
+                    analysis.remove_writer_offsets(
+                        self.geometry, self.labels, self.writers, one.fold != k
+                    )
+                    for k in range(5)
+                ]
+            logs = logs + GEOMETRY_WEIGHT * one.geometry_logs(geometries, self.labels)
+        return analysis.apply_temperature(logs, 1.0)
 
-def _answers(
-    characters: ImageDataset, geometry: np.ndarray, passes: dict[str, _Pass]
-) -> dict[str, _Answers]:
-    """Each pass' answers; those of the headline's also told less and more than the geometry."""
-    answers = {}
-    for name, one in passes.items():
-        arm, variant = name.split("/")[:2]
-        alone = arm == "ablation" and variant in ABLATIONS["Preprocessing"]
-        answers[name] = one.plain() if alone else one.told(geometry)
-        if arm == "cross-validation":
-            answers[f"picture-alone/{variant}"] = one.plain()
-            answers[f"writer-aware/{variant}"] = one.told_writers(geometry, characters.writers)
-    return answers
+    def passes(self) -> dict[tuple[str, int], Run]:
+        """(arm, partition) -> the headline's cross-validations and what is compared with them."""
+        found = {}
+        for p in range(1, self.plan.seeds + 1):
+            one = self._pass(vary(self.settings, seed=p), data.folds(self.labels, p))
+            for arm, reads in READS.items():
+                found[arm, p] = self._run(arm, one, p, reads)
+        first = vary(self.settings, seed=1)
+        one = self._pass(first, data.folds(self.labels, 1, self.writers))
+        found["writer-disjoint", 1] = self._run("writer-disjoint", one, 1, "geometry")
+        for size in self.plan.sizes:
+            one = self._pass(first, data.folds(self.labels, 1), size)
+            found[f"size-{size}", 1] = self._run(f"size-{size}", one, 1, "geometry", size=size)
+        return found
 
+    def ablations(
+        self, partition: int, variants: list[str] | None = None
+    ) -> dict[tuple[str, int], Run]:
+        """The same for the variants (None: all) on one partition, and for the chosen settings at
+        each of their lengths."""
+        fold = data.folds(self.labels, partition)
 
-def _ablation_rows(
-    characters: ImageDataset, plan: Plan, answers: dict[str, _Answers]
-) -> list[dict]:
-    """Each variant against the chosen settings, paired by image over the passes it has."""
-    rows = []
-    for group, variant, _ in plan.ablations():
-        epochs = plan.epochs_of(group)
-        partitions = (*CHOOSING_PARTITIONS, *range(1, plan.partitions + 1))
-        passes = [p for p in partitions if f"ablation/{variant}/{p}" in answers]
-        ours = np.mean([answers[f"ablation/{variant}/{p}"].correct for p in passes], 0)
-        base = np.mean([answers[_chosen(epochs, p)].correct for p in passes], 0)
-        interval = analysis.paired_cluster_interval(ours, base, characters.writers)
-        rows.append(_row(group, variant, ours, base, interval, epochs, len(passes)))
-    return rows
+        def one(arm, epochs, changes, reads="geometry"):
+            settings = vary(self.settings, seed=partition, training__epochs=epochs, **changes)
+            return self._run(arm, self._pass(settings, fold), partition, reads)
 
+        found = {}
+        for group, variant, changes in self.plan.ablations():
+            if variants is None or variant in variants:
+                epochs, arm = self.plan.epochs_of(group), f"ablation/{variant}"
+                chosen = chosen_arm(epochs)
+                if (chosen, partition) not in found:
+                    found[chosen, partition] = one(chosen, epochs, {})
+                reads = "picture" if group == "Preprocessing" else "geometry"
+                found[arm, partition] = one(arm, epochs, changes, reads)
+        return found
 
-def _summary(
-    characters: ImageDataset, geometry: np.ndarray, plan: Plan, passes: dict[str, _Pass]
-) -> tuple[dict, dict]:
-    labels, writers = characters.labels, characters.writers
-    answers = _answers(characters, geometry, passes)
-    partitions = [f"cross-validation/{p}" for p in range(1, plan.partitions + 1)]
-    arms = {}
-    for name, one in answers.items():
-        arm, number = name.rsplit("/", 1)
-        run = {"seed": int(number), "partition": int(number), **one.measures()}
-        arms.setdefault(arm, {"runs": []})["runs"].append(run)
+    def _correct(self, runs: list[Run], name: str = "predictions") -> np.ndarray:
+        """Over passes, the share that reads each image right, (n,)."""
+        return np.mean([self.array(run, name) == self.labels for run in runs], 0)
 
-    def correct(arm):
-        return np.mean(
-            [answers[f"{arm}/{name.rpartition('/')[2]}"].correct for name in partitions], 0
+    def _against(self, ours: list[Run], base: list[Run]) -> dict:
+        hits, others = self._correct(ours), self._correct(base)
+        difference = analysis.paired_cluster_interval(hits, others, self.writers)
+        accuracy, baseline = float(hits.mean()), float(others.mean())
+        return {"difference": difference, "accuracy": accuracy, "baseline": baseline}
+
+    def undecided(self, ablations: dict, partition: int) -> list[str]:
+        """The variants that a first pass does not tell from the chosen settings."""
+        found = []
+        for group, variant, _ in self.plan.ablations():
+            ours = ablations[f"ablation/{variant}", partition]
+            base = ablations[chosen_arm(self.plan.epochs_of(group)), partition]
+
+            def verdict(ours=ours, base=base):
+                return self._against([ours], [base])["difference"].verdict(), {}
+
+            tasks = [*ours.tasks, *base.tasks]
+            if self.derive(f"first pass/{variant}", tasks, verdict, False) == "within noise":
+                found.append(variant)
+        return found
+
+    def weigh(self, ablations: dict) -> None:
+        """Each variant against the chosen settings, paired by image over the passes it has."""
+        for group, variant, _ in self.plan.ablations():
+            arms = f"ablation/{variant}", chosen_arm(self.plan.epochs_of(group))
+            passes = [p for arm, p in ablations if arm == arms[0]]
+            ours, base = ([ablations[arm, p] for p in passes] for arm in arms)
+
+            def against(ours=ours, base=base):
+                return self._against(ours, base), {}
+
+            tasks = [task for run in [*ours, *base] for task in run.tasks]
+            self.derive(f"ablation/{variant}", tasks, against, False)
+
+    def compare(self, passes: dict) -> None:
+        """Accuracies with intervals over writers, and paired differences to the headline's."""
+        arms = {}
+        for (arm, _), run in passes.items():
+            arms.setdefault(arm, []).append(run)
+        headline = arms["cross-validation"]
+        arms |= {"test-time augmentation": headline, "ensemble": headline}
+        arms[f"size-{round(0.8 * len(self.labels) / CLASSES)}"] = headline[:1]
+
+        def compare(name, runs):
+            hits, base = self._correct(runs), self._correct(headline)
+            if name == "ensemble":
+                each = [np.exp(self._headline_logs(run)) for run in runs]
+                hits = np.mean(each, 0).argmax(1) == self.labels
+            elif name == "test-time augmentation":
+                hits = self._correct(runs, "view_predictions")
+            return {
+                "accuracy": analysis.cluster_interval(hits, self.writers),
+                "difference": analysis.paired_cluster_interval(hits, base, self.writers),
+            }, {}
+
+        for name, runs in arms.items():
+            tasks = [task for run in [*runs, *headline] for task in run.tasks]
+            self.derive(f"over writers/{name}", tasks, partial(compare, name, runs), False)
+
+    def _headline_logs(self, run: Run) -> np.ndarray:
+        outcomes = self.outcomes(run.tasks)
+        found = [outcomes[task.name].probabilities for task in run.tasks]
+        return self._logs(self._passes[run.digest], "geometry", found)
+
+    def calibrate(self, run: Run) -> None:
+        """Confidence before and after temperature scaling, each image at the temperature that the
+        other four folds' predictions fit best."""
+
+        def calibrate():
+            logs, fold = self._headline_logs(run), self._passes[run.digest].fold
+            calibrated, temperatures = np.empty_like(logs), []
+            for k in range(5):
+                others = fold != k
+                best = analysis.fit_temperature(self.labels[others], logs[others])
+                temperatures.append(best)
+                calibrated[~others] = analysis.apply_temperature(logs[~others], best)
+            right = logs[np.arange(len(logs)), self.labels]
+            facts = {"temperature": float(np.mean(temperatures))}
+            arrays = {"confidence": np.exp(logs.max(1)), "right_confidence": np.exp(right)}
+            for when, found in (("before", logs), ("after", calibrated)):
+                probabilities = np.exp(found)
+                curve = analysis.reliability_curve(self.labels, probabilities)
+                arrays[when] = np.stack(curve).astype(float)
+                facts[when] = analysis.expected_calibration_error(self.labels, probabilities)
+            return facts, arrays
+
+        self.derive("calibration", run.tasks, calibrate, False)
+
+    def look_inside(self, outcomes: list[Outcome]) -> Measured:
+        """Learning-rate range test, and occlusion maps of the first image of some classes."""
+        from midas_lib import probe, train
+
+        rates, losses = train.rate_test(self.everything, CLASSES, self.settings)
+        chosen = [config.CLASS_NAMES.index(name) for name in OCCLUDED]
+        shown = self.everything.take([np.flatnonzero(self.labels == c)[0] for c in chosen])
+        occlusion = probe.occlusion(rebuild(outcomes[0], self.settings), shown)
+        arrays = {"rates": rates, "rate_losses": losses, "occlusion": occlusion}
+        return None, arrays | {"pictures": shown.pictures[..., 0]}
+
+    def show(self, headline: list[Run]) -> None:
+        """What the page's figures of single images, classes and writers are drawn from."""
+        labels, pictures = self.labels, self.everything.pictures[..., 0]
+        predictions = np.stack([self.array(run, "predictions") for run in headline])
+        counts = [analysis.confusion(labels, answers, CLASSES) for answers in predictions]
+        writers, written = np.unique(self.writers, return_counts=True)
+        wrong = predictions != labels
+        by_writer = analysis.per_group_accuracy((~wrong).mean(0), self.writers)
+        first = [np.flatnonzero(labels == c)[0] for c in range(CLASSES)]
+        # What is misread in some pass, and some that the first pass reads right, of every class.
+        right = [np.flatnonzero((labels == c) & ~wrong[0])[:4] for c in range(CLASSES)]
+        shown = np.union1d(np.flatnonzero(wrong.any(0)), np.concatenate(right))
+        capitals, small = (
+            self.geometry[np.isin(labels, [config.CLASS_NAMES.index(c) for c in letters])]
+            for letters in ("EHX", "xz")
         )
-
-    def over_writers(hits):
-        return dataclasses.asdict(analysis.cluster_interval(hits, writers))
-
-    def against(hits, others):
-        return dataclasses.asdict(analysis.paired_cluster_interval(hits, others, writers))
-
-    headline = [answers[name] for name in partitions]
-    first, disjoint = headline[0], answers["writer-disjoint/1"]
-    hits = {
-        "cross-validation": correct("cross-validation"),
-        "picture alone": correct("picture-alone"),
-        "writer-disjoint": disjoint.correct,
-        "writer-aware": correct("writer-aware"),
-        "test-time augmentation": np.mean([one.views_correct for one in headline], 0),
-        "ensemble": np.mean([one.probabilities for one in headline], 0).argmax(1) == labels,
-    }
-    nothing = analysis.Interval(0.0, np.nan, np.nan, 0)
-    rows = [
-        _row(
-            "Chosen settings", f"{epochs} epochs", *[answers[name].correct] * 2, nothing, epochs, 1
-        )
-        for epochs in sorted({plan.ablation_epochs, plan.slow_ablation_epochs})
-        if (name := _chosen(epochs, CHOOSING_PARTITIONS[0])) in answers
-    ]
-    rows += _ablation_rows(characters, plan, answers)
-    calibrated, temperature = _calibrate(first)
-    sizes = {size: answers[f"size-{size}/1"].correct for size in plan.sizes}
-    sizes[round(0.8 * len(labels) / len(config.CLASS_NAMES))] = first.correct
-    over_partitions = analysis.mean_interval([one.correct.mean() for one in headline])
-    results = {
-        "part": 1,
-        "images": len(labels),
-        "writers": len(np.unique(writers)),
-        "plan": dataclasses.asdict(plan),
-        "headline": {
-            "arm": "cross-validation",
-            "metric": "accuracy",
-            **dataclasses.asdict(over_partitions),
-        },
-        "arms": arms,
-        "over_writers": {name: over_writers(hit) for name, hit in hits.items()},
-        "differences": {
-            name: against(hits[name], hits["cross-validation"])
-            for name in hits
-            if name != "cross-validation"
-        },
-        "sizes": [{"size": size, **over_writers(hit)} for size, hit in sizes.items()],
-        "ablation": rows,
-        "temperature": temperature,
-        "ece": {
-            "before": analysis.expected_calibration_error(labels, first.probabilities),
-            "after": analysis.expected_calibration_error(labels, calibrated),
-        },
-    }
-    confusion = [analysis.confusion(labels, one.predictions, 62) for one in headline]
-    per_writer = analysis.per_group_accuracy(hits["cross-validation"], writers)
-    arrays = {
-        "confusion": np.sum(confusion, axis=0),
-        "per_class": np.mean([np.diag(c) / c.sum(1) for c in confusion], axis=0),
-        "writer_numbers": np.array(list(per_writer)),
-        "writer_accuracy": np.array(list(per_writer.values())),
-        "predictions": np.stack([one.predictions for one in headline]).astype(np.uint8),
-        "confidences": first.probabilities.max(1).astype(np.float32),
-        "right_confidences": first.probabilities[np.arange(len(labels)), labels].astype(np.float32),
-        **_curve("before", analysis.reliability_curve(labels, first.probabilities)),
-        **_curve("after", analysis.reliability_curve(labels, calibrated)),
-    }
-    for arm in ("cross-validation", "writer-disjoint"):
-        for metric in CURVES:
-            histories = [o.history[metric] for o in passes[f"{arm}/1"].outcomes]
-            arrays[f"{arm}_{metric}"] = np.stack(histories).astype(np.float32)
-    return results, arrays
-
-
-def _row(
-    group: str,
-    variant: str,
-    correct: np.ndarray,
-    base: np.ndarray,
-    interval: analysis.Interval,
-    epochs: int,
-    passes: int,
-) -> dict:
-    return {
-        "group": group,
-        "variant": variant,
-        "difference": interval.mean,
-        **dataclasses.asdict(interval),
-        "accuracy": float(correct.mean()),
-        "baseline": float(base.mean()),
-        "epochs": epochs,
-        "passes": passes,
-    }
-
-
-def _curve(name: str, curve) -> dict[str, np.ndarray]:
-    return {f"reliability_{name}_{key}": value for key, value in curve._asdict().items()}
-
-
-def _calibrate(answers: _Answers) -> tuple[np.ndarray, float]:
-    """Probabilities at the temperature that the other four folds' predictions fit best, and the
-    mean of the five temperatures."""
-    logs, fold, labels = answers.logs, answers.one.fold, answers.labels
-    calibrated, temperatures = np.empty_like(logs), []
-    for k in range(5):
-        others = fold != k
-        temperatures.append(analysis.fit_temperature(labels[others], logs[others]))
-        calibrated[~others] = np.exp(analysis.apply_temperature(logs[~others], temperatures[-1]))
-    return calibrated, float(np.mean(temperatures))
-
-
-def _rebuild(settings: Settings, outcome: runs.Outcome):
-    from midas_lib.model import build_cnn
-
-    size = settings.preprocessing.size
-    model = build_cnn(len(config.CLASS_NAMES), size, settings.network)
-    model.set_weights(outcome.weights)
-    return model
-
-
-def _look_inside(examples: Examples, settings: Settings, model) -> dict:
-    """Learning-rate range test, and occlusion maps of the first image of some classes."""
-    from midas_lib import probe, train
-
-    rates, losses = train.rate_test(examples, len(config.CLASS_NAMES), settings)
-    chosen = [config.CLASS_NAMES.index(name) for name in OCCLUDED]
-    shown = np.array([np.flatnonzero(examples.labels == c)[0] for c in chosen])
-    return {
-        "rates": rates,
-        "rate_losses": losses,
-        "occluded": shown,
-        "occlusion": probe.occlusion(model, examples.take(shown)),
-    }
-
-
-def describe(study: Study, results: dict) -> dict:
-    """What stands beside the committed network: how to use it, and how it came about."""
-    return {
-        "class_names": list(config.CLASS_NAMES),
-        "settings": dataclasses.asdict(study.settings),
-        "input": "picture: pixels 0-255, bright ink on black, from midas_lib.data.preprocess; "
-        "geometry: the glyph's (top, bottom) edge as shares of the 225-pixel-high scan",
-        "data": results["data"],
-        "versions": results["versions"],
-        "cross_validated_accuracy": results["headline"],
-        "training_images": results["images"],
-        "training_seconds": results["final_training_seconds"],
-    }
+        self.info["facts"] |= {
+            "class_counts": np.bincount(labels, minlength=CLASSES),
+            "writer_counts": dict(zip(writers.tolist(), written.tolist(), strict=True)),
+            "guides": {
+                "top of capitals": float(capitals[:, 0].mean()),
+                "top of small letters": float(small[:, 0].mean()),
+                "base line": float(capitals[:, 1].mean()),
+            },
+        }
+        self.arrays |= {
+            "first/scans": self.characters.images[first],
+            "first/pictures": pictures[first],
+            "confusion": np.sum(counts, axis=0),
+            "first_confusion": counts[0],
+            "per_class": np.mean([np.diag(c) / c.sum(1) for c in counts], axis=0),
+            "writers": np.array(list(by_writer)),
+            "per_writer": np.array(list(by_writer.values())),
+            "shown/pictures": pictures[shown],
+            "shown/labels": labels[shown].astype(np.uint8),
+            "shown/predictions": predictions[:, shown],
+            "shown/confidence": self.arrays["calibration/confidence"][shown],
+            "shown/right_confidence": self.arrays["calibration/right_confidence"][shown],
+        }

@@ -3,10 +3,13 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pandas as pd
 
-from midas_lib import analysis, config, corruptions, data, runs
+from midas_lib import analysis, corruptions, data, images
+from midas_lib.analysis import Interval
 from midas_lib.config import (
     Augmentation,
     Network,
@@ -17,7 +20,10 @@ from midas_lib.config import (
     vary,
 )
 from midas_lib.data import Examples, ImageDataset
-from midas_lib.studies import common
+from midas_lib.results import Results
+from midas_lib.runs import Outcome
+from midas_lib.studies import tables
+from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, rebuild
 
 # What a training on MNIST may start from. Beside random weights: networks trained on part 1's 400
 # digits, on its 62 classes, and on the 62 and then on the digits.
@@ -27,6 +33,7 @@ STARTS = ("random", "digits", "characters", "characters-digits")
 REHEARSED = "digits-rehearsed"
 MARGIN = 0.001  # starts whose accuracies differ by less are called equivalent
 VALIDATION_SEED = 2
+SHARPNESS_RADIUS = 0.001  # of a step that measures sharpness, as a share of the weights' norm
 NETWORK = Network(width=0.5)  # part 1's depth; on MNIST's many images, half as wide for the time
 # Fixed beforehand by training on part 1's digits and reading drawn ones, and the other way round:
 # MNIST's own labels chose none of the settings of pre-training and of few labels.
@@ -51,11 +58,11 @@ FEW = vary(
 
 # What few labels taught, made to agree with itself on pictures without labels.
 SELF_TRAINING = vary(
-    FEW, training__batch=128, training__loss="posterior", training__sharpening=2.0,
-    training__blunt=0.0, training__balance=1.0,
+    FEW, training__batch=128, training__loss="PRODEN", training__sharpening=2.0,
+    training__sharpening_start=0.0, training__balance=1.0,
 )  # fmt: skip
 
-
+CURVES = ("step", "val_accuracy", "val_loss", "loss", "gradient_norm")
 # How much of the start is taken over, and what may change of it: variant -> changes. Each begins
 # with the network of the 400 digits.
 LAYERS = tuple(
@@ -66,45 +73,35 @@ VARIANTS = {
     "linear probe": {"transfer__frozen": True},
     "discriminative rates": {"transfer__rate_decay": 1 / 2.6},
 }
+CUTS = ("fine-tuned", "frozen")  # what becomes of the layers that were copied
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of part 2's study a profile runs.
+    """How much of part 2's study a profile runs."""
 
-    images, test_images: of MNIST's, None for all. validation: training images held out for curves
-    and choices. epochs: of the main arms; best_epochs: of the arm that aims at accuracy alone.
-    seeds: of the main arms, and draws of the few-label ones. starts: compared. sizes: labelled
-    images compared, from few_starts (starts, or `REHEARSED`), for few_epochs epochs and few_steps
-    steps at least. unlabelled_sizes: labelled images, of `sizes` or none, after which training goes
-    on without labels, on unlabelled_images (None: all) for unlabelled_epochs epochs.
-    pretraining_epochs: over the 62 classes; over the digits it takes as many steps.
-    variant_images, variant_steps, variant_seeds: of the comparison of what is taken over; copied:
-    the numbers of convolutions compared there. changes: on top of the settings.
-    """
-
-    images: int | None = None
+    images: int | None = None  # of MNIST's training set; None: all
     test_images: int | None = None
-    validation: int = 5000
-    epochs: int = 5
-    best_epochs: int = 24
-    seeds: int = 5
+    validation: int = 5000  # training images held out for curves and choices
+    epochs: int = 5  # of the main arms
+    best_epochs: int = 24  # of the arm that aims at accuracy alone
+    seeds: int = 5  # of the main arms, and draws of the few-label ones
     starts: tuple[str, ...] = STARTS
     sizes: tuple[int, ...] = (
         10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000,
-    )  # fmt: skip
+    )  # labelled images  # fmt: skip
     few_starts: tuple[str, ...] = ("random", "digits", REHEARSED)
-    few_epochs: int = 3
+    few_epochs: int = 3  # at least, and so many steps
     few_steps: int = 600
-    unlabelled_sizes: tuple[int, ...] = (0, 10, 100)
-    unlabelled_images: int | None = None
+    unlabelled_sizes: tuple[int, ...] = (0, 10, 100)  # labels that self-training begins with
+    unlabelled_images: int | None = None  # and goes on without; None: all
     unlabelled_epochs: int = 3
-    pretraining_epochs: int = 60
-    variant_images: int = 1000
+    pretraining_epochs: int = 60  # over the 62 classes; over the digits as many steps
+    variant_images: int = 1000  # of the comparison of what is taken over
     variant_steps: int = 300
     variant_seeds: int = 3
-    copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))
-    changes: dict = dataclasses.field(default_factory=dict)
+    copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))  # convolutions taken over there
+    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
 
 PLANS = {
@@ -124,35 +121,8 @@ PLANS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Part 2's data, as networks take them. characters, digits: part 1's, for pre-training. train,
-    validation: MNIST's training set, divided; everything: undivided. test: MNIST's. corrupted: the
-    test pictures with each corruption."""
-
-    characters: Examples
-    digits: Examples
-    train: Examples
-    validation: Examples
-    everything: Examples
-    test: Examples
-    corrupted: dict[str, Examples]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """Part 2's study. results: what the results file holds beside its provenance. arrays: for the
-    file beside it. models: the networks of the arms' first seeds. settings: theirs."""
-
-    results: dict
-    arrays: dict[str, np.ndarray]
-    models: dict[str, object]
-    settings: dict[str, Settings]
-
-
 def load(profile: str) -> dict[str, ImageDataset]:
     """The datasets of part 2: "characters", "mnist" (its training set) and "mnist-test"."""
-    config.check_profile(profile)
     return {
         "characters": data.load_characters(profile),
         "mnist": data.load_mnist("train", profile),
@@ -160,206 +130,7 @@ def load(profile: str) -> dict[str, ImageDataset]:
     }
 
 
-def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
-    """What `load` returned, brought to the network's input and divided."""
-    pictures, _ = data.preprocess(datasets["characters"].images, MNIST.preprocessing)
-    characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
-    everything = common.as_examples(datasets["mnist"], plan.images)
-    test = common.as_examples(datasets["mnist-test"], plan.test_images)
-    rest, held_out = data.split(everything.labels, plan.validation, VALIDATION_SEED)
-    return Inputs(
-        characters=characters,
-        digits=characters.take(characters.labels < 10),
-        train=everything.take(rest),
-        validation=everything.take(held_out),
-        everything=everything,
-        test=test,
-        corrupted={
-            name: Examples(
-                pictures=corruptions.corrupt(test.pictures[..., 0], name)[..., None],
-                labels=test.labels,
-            )
-            for name in corruptions.CORRUPTIONS
-        },
-    )
-
-
-class _Study(common.Stages):
-    """The runs of part 2."""
-
-    def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
-        super().__init__(jobs, fresh)
-        self.inputs, self.plan, self.seeds = inputs, plan, range(plan.seeds)
-        self.pretraining = vary(
-            PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes
-        )
-        self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
-        self.few = vary(FEW, **plan.changes)
-        self.unlabelled = vary(
-            SELF_TRAINING, training__epochs=plan.unlabelled_epochs, **plan.changes
-        )
-        self.longer = vary(self.mnist, training__epochs=plan.best_epochs)
-        self.steps = len(inputs.train.labels) // self.mnist.training.batch * plan.epochs
-
-    def starts(self) -> dict:
-        """(start, seed) -> the network that a training starts from, tested as it is on MNIST."""
-        seeds = self.seeds
-        characters, digits = self.inputs.characters, self.inputs.digits
-        tests = {"mnist": self.inputs.test, "validation": self.inputs.validation}
-
-        untrained = {
-            ("random", seed): runs.Task(
-                settings=vary(self.mnist, seed=seed, training__epochs=0),
-                examples=self.inputs.validation,
-                classes=10,
-                tests=tests,
-            )
-            for seed in seeds
-        }
-
-        def task(examples, seed, start=None):
-            share = len(characters.labels) / len(examples.labels)
-            epochs = round(self.pretraining.training.epochs * share)
-            return runs.Task(
-                settings=vary(self.pretraining, seed=seed, training__epochs=epochs),
-                examples=examples,
-                classes=int(examples.labels.max()) + 1,
-                start=start,
-                tests=tests,
-            )
-
-        first = untrained | {("digits", seed): task(digits, seed) for seed in seeds}
-        if {"characters", "characters-digits"} & set(self.plan.starts):
-            first |= {("characters", seed): task(characters, seed) for seed in seeds}
-        found, second = self.train(first), {}
-        if "characters-digits" in self.plan.starts:
-            second = {
-                ("characters-digits", seed): task(
-                    digits, seed, common.first_classes(found["characters", seed], 10)
-                )
-                for seed in seeds
-            }
-        return found | self.train(second)
-
-    def main(self, starts: dict) -> dict:
-        """(start, seed) -> the outcome of training on MNIST, all else alike for one seed."""
-        tests = {"mnist": self.inputs.test, **self.inputs.corrupted}
-        return self.train(
-            {
-                (start, seed): runs.Task(
-                    settings=vary(self.mnist, seed=seed),
-                    examples=self.inputs.train,
-                    held_out=self.inputs.validation,
-                    classes=10,
-                    start=common.first_classes(starts[start, seed], 10),
-                    tests=tests,
-                )
-                for start in self.plan.starts
-                for seed in self.seeds
-            }
-        )
-
-    def best(self, starts: dict, start: str) -> dict:
-        """seed -> the task of a longer training on all training images, from the start that
-        was best on the validation part."""
-        return {
-            seed: runs.Task(
-                settings=vary(self.longer, seed=seed),
-                examples=self.inputs.everything,
-                classes=10,
-                start=common.first_classes(starts[start, seed], 10),
-                tests={"mnist": self.inputs.test},
-            )
-            for seed in self.seeds
-        }
-
-    def few_labels(self, starts: dict) -> dict:
-        """(start, size, draw) -> the task of training on so many labelled images."""
-        return {
-            (start, size, draw): self._few(
-                data.balanced(self.inputs.everything.labels, size, draw),
-                draw,
-                starts["digits" if start == REHEARSED else start, draw],
-                self.plan.few_steps,
-                rehearsed=start == REHEARSED,
-            )
-            for start in self.plan.few_starts
-            for size in self.plan.sizes
-            for draw in self.seeds
-        }
-
-    def self_trained(self, starts: dict, few: dict) -> dict:
-        """(size, draw) -> the task of going on from the network of so many labels (0: of the
-        digits alone) on training images whose labels are taken away."""
-        pictures = self.inputs.everything.pictures[: self.plan.unlabelled_images]
-        unlabelled = Examples(pictures=pictures, labels=np.full(len(pictures), -1))
-
-        def task(size, draw):
-            begun = few[REHEARSED, size, draw] if size else starts["digits", draw]
-            return runs.Task(
-                settings=vary(self.unlabelled, seed=draw),
-                examples=unlabelled,
-                classes=10,
-                start=common.first_classes(begun, 10),
-                tests={"mnist": self.inputs.test},
-            )
-
-        known = {0, *self.plan.sizes} if REHEARSED in self.plan.few_starts else ()
-        sizes = [size for size in self.plan.unlabelled_sizes if size in known]
-        return {(size, draw): task(size, draw) for size in sizes for draw in self.seeds}
-
-    def variants(self, starts: dict) -> dict:
-        """(variant, seed) -> the task of another way to go on from the digits' network; the
-        variant "fine-tuned/3" starts with its first 3 convolutions alone, "frozen/3" keeps them."""
-        changes = dict(VARIANTS)
-        for layers in self.plan.copied:
-            some = {"transfer__layers": layers, "transfer__head": False}
-            changes[f"fine-tuned/{layers}"] = some
-            changes[f"frozen/{layers}"] = some | {"transfer__frozen": True}
-
-        return {
-            (variant, seed): self._variant(seed, starts["digits", seed], **change)
-            for variant, change in changes.items()
-            for seed in range(self.plan.variant_seeds)
-        }
-
-    def probed(self, variants: dict) -> dict:
-        """(variant, seed) -> the task of fine-tuning what a linear probe ended with."""
-        return {
-            ("probe, then fine-tuned", seed): self._variant(seed, variants["linear probe", seed])
-            for seed in range(self.plan.variant_seeds)
-        }
-
-    def _variant(self, seed, start, **change) -> runs.Task:
-        rows = data.balanced(self.inputs.everything.labels, self.plan.variant_images, seed)
-        # Another seed than pre-training's, or a new layer would be the one it began with.
-        return self._few(rows, seed + 100, start, self.plan.variant_steps, **change)
-
-    def _few(self, rows, seed, start, least, rehearsed=False, **changes) -> runs.Task:
-        """A training on few rows: they are repeated, so that an epoch is not too short, and passed
-        over as often as gives at least so many steps. rehearsed: beside part 1's digits, likewise
-        repeated."""
-
-        def repeated(examples):
-            count = len(examples.labels)
-            return examples.take(np.tile(np.arange(count), max(1, 1280 // count)))
-
-        examples = repeated(self.inputs.everything.take(rows))
-        if rehearsed:
-            examples = examples.join(repeated(self.inputs.digits))
-        steps = len(examples.labels) // self.few.training.batch
-        epochs = max(self.plan.few_epochs, math.ceil(least / steps))
-        return runs.Task(
-            settings=vary(self.few, seed=seed, training__epochs=epochs, **changes),
-            examples=examples,
-            classes=10,
-            start=common.first_classes(start, 10),
-            tests={"mnist": self.inputs.test},
-        )
-
-
 def run(
-    datasets: dict[str, ImageDataset],
     profile: str,
     *,
     seeds: int | None = None,
@@ -367,51 +138,43 @@ def run(
     sizes: str | None = None,
     jobs: int | None = None,
     fresh: bool = False,
-) -> Study:
-    """Pre-train, train on MNIST and compare as `PLANS[profile]` says.
+) -> Results:
+    """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results.
 
-    datasets: as from `load`. seeds: how many of each main arm and draws of each few-label one.
-    arms: the starts compared, sizes: the numbers of labelled images, both separated by commas
-    (defaults: the profile's). jobs, fresh: as in `runs.run_all`. Raises `UserError` for a profile,
-    a number of seeds, an arm or a size that does not exist.
+    seeds: how many of each main arm and draws of each few-label one. arms: the starts compared,
+    sizes: the numbers of labelled images, both separated by commas (defaults: the profile's).
+    jobs, fresh: as in `study.Study`. Raises `UserError` for a profile, a number of seeds, an arm or
+    a size that does not exist.
     """
     plan = _plan(profile, seeds, arms, sizes)
-    inputs = prepare(datasets, plan)
+    study = Part2(plan, profile, load(profile), jobs=jobs, fresh=fresh)
     for size in plan.sizes:
-        data.balanced(inputs.everything.labels, size, 0)
-    study = _Study(inputs, plan, jobs, fresh)
+        data.balanced(study.everything.labels, size, 0)
     starts = study.starts()
+    study.finish(list(starts.values()))
     main = study.main(starts)
-    chosen = max(
-        plan.starts, key=lambda start: np.mean([_validation(main[start, s]) for s in study.seeds])
+    study.finish(list(main.values()))
+    reached = tables.mean_by(study.table, "arm", "validation_accuracy")
+    chosen = max(plan.starts, key=lambda start: reached[start].mean)
+    best, few = study.best(starts, chosen), study.few_labels(starts)
+    self_trained = study.self_trained(starts, few)
+    study.finish([*best, *few.values(), *study.variants(starts), *self_trained])
+    study.compare(main)
+    study.look_inside(starts, main)
+    study.derive(
+        "parameters", best[0].tasks, lambda found: (sum(map(np.size, found[0].weights)), {})
     )
-    best, few, variants = study.train_together(
-        study.best(starts, chosen), study.few_labels(starts), study.variants(starts)
-    )
-    probed, self_trained = study.train_together(
-        study.probed(variants), study.self_trained(starts, few)
-    )
-    variants |= probed
-    results, arrays = _summary(study, starts, main, best, few, variants, self_trained)
-    results["chosen_start"] = chosen
-    inside, more = _inside(study, starts, main)
-    results |= inside | study.counts() | {"seconds_per_step": _seconds_per_step(study)}
-    models = {start: common.rebuild(main[start, 0].weights, study.mnist) for start in plan.starts}
-    models["best"] = common.rebuild(best[0].weights, study.mnist)
-    settings = dict.fromkeys(plan.starts, study.mnist) | {"best": study.longer}
-    if self_trained:
-        models["self-trained"] = common.rebuild(self_trained[0, 0].weights, study.unlabelled)
-        settings["self-trained"] = study.unlabelled
-    return Study(results=results, arrays=arrays | more, models=models, settings=settings)
+    for start in plan.starts:
+        study.checkpoint(start, main[start, 0], "test_accuracy", start=start)
+    study.checkpoint("best", best[0], "test_accuracy", start=chosen)
+    for one in self_trained[:1]:
+        study.checkpoint("self-trained", one, "test_accuracy", start="digits")
+    more = {"batch": MNIST.training.batch, "trained_on": len(study.train.labels)}
+    return study.write("best", "test_accuracy", chosen_start=chosen, **more)
 
 
 def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) -> Plan:
-    plan = PLANS[config.check_profile(profile)]
-    if seeds is not None:
-        if seeds < 1:
-            raise UserError(f"SEEDS={seeds}: give 1 or more")
-        plan = dataclasses.replace(plan, seeds=seeds)
-        plan = dataclasses.replace(plan, variant_seeds=min(seeds, plan.variant_seeds))
+    plan = plan_for(PLANS, profile, seeds, "variant_seeds")
     if arms:
         named = set(arms.split(","))
         if "random" not in named or len(named) < 2 or not named <= set(STARTS):
@@ -426,289 +189,334 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
     return plan
 
 
-def _validation(outcome: runs.Outcome) -> float:
-    return float(outcome.history["val_accuracy"][-1])
+class Part2(MnistStudy):
+    """Part 2's runs, by what they are about, and what is compared of them.
 
+    characters, digits: part 1's, for pre-training. train, validation: MNIST's training set,
+    divided; everything: undivided. test: MNIST's. corrupted: the test pictures with each
+    corruption.
+    """
 
-def _summary(study: _Study, starts, main, best, few, variants, unlabelled) -> tuple[dict, dict]:
-    plan, test = study.plan, study.inputs.test.labels
-    arms = {}
-    for start in plan.starts:
-        runs_ = [_measures(study, starts, main, start, seed) for seed in study.seeds]
-        arms[start] = {"runs": runs_}
-    arms["best"] = {
-        "runs": [
-            {"seed": s, "epochs": plan.best_epochs, **common.tested(best[s], test)}
-            for s in study.seeds
-        ]
-    }
-    for (start, size, draw), outcome in few.items():
-        entry = {"seed": draw, "size": size, **common.tested(outcome, test)}
-        arms.setdefault(f"few/{start}", {"runs": []})["runs"].append(entry)
-    for (size, draw), outcome in unlabelled.items():
-        entry = {"seed": draw, "size": size, **common.tested(outcome, test)}
-        arms.setdefault("self-trained", {"runs": []})["runs"].append(entry)
-    for (variant, seed), outcome in variants.items():
-        entry = {"seed": seed, **common.tested(outcome, test)}
-        arms.setdefault(f"variant/{variant}", {"runs": []})["runs"].append(entry)
-    accuracy = {
-        arm: np.array([run["test_accuracy"] for run in arms[arm]["runs"]])
-        for arm in (*plan.starts, "best")
-    }
-    results = {
-        "part": 2,
-        "plan": dataclasses.asdict(plan),
-        "headline": {
-            "arm": "best",
-            "metric": "test_accuracy",
-            **common.as_row(analysis.mean_interval(accuracy["best"])),
-        },
-        "arms": arms,
-        "final": _final(plan, arms),
-        "convergence": common.convergence(arms, plan.starts, study.steps),
-        "disagreement": _disagreement(study, main),
-        "robustness": _robustness(study, main),
-        "efficiency": _efficiency(study, few),
-        "self_trained": _self_trained(study, arms),
-        "variants": [
-            {
-                "variant": arm.removeprefix("variant/"),
-                **common.as_row(analysis.mean_interval([r["test_accuracy"] for r in one["runs"]])),
-            }
-            for arm, one in arms.items()
-            if arm.startswith("variant/")
-        ],
-        "batch": study.mnist.training.batch,
-        "trained_on": len(study.inputs.train.labels),
-        "parameters": sum(w.size for w in best[0].weights),
-    }
-    arrays = {"steps": np.append(0, main["random", 0].history["step"])}
-    for start in plan.starts:
-        for metric in ("val_accuracy", "val_loss", "loss", "gradient_norm"):
-            values = [main[start, seed].history[metric] for seed in study.seeds]
-            arrays[f"{start}_{metric}"] = np.stack(values).astype(np.float32)
-        arrays[f"{start}_jump_start"] = np.array([r["jump_start"] for r in arms[start]["runs"]])
-        answers = [main[start, seed].tests["mnist"].argmax(1) for seed in study.seeds]
-        arrays[f"{start}_answers"] = np.stack(answers).astype(np.uint8)
-    return results, arrays
-
-
-def _zero_shot(outcome: runs.Outcome, test: str, labels: np.ndarray) -> float:
-    return analysis.accuracy(labels, outcome.tests[test][:, :10].argmax(1))
-
-
-def _measures(study: _Study, starts: dict, main: dict, start: str, seed: int) -> dict:
-    """A main arm's run as an entry of its runs."""
-    outcome, labels = main[start, seed], study.inputs.test.labels
-    validation = study.inputs.validation.labels
-    jump = _zero_shot(starts[start, seed], "validation", validation)
-    return {
-        "seed": seed,
-        "epochs": study.plan.epochs,
-        **common.tested(outcome, labels),
-        "validation_accuracy": _validation(outcome),
-        "zero_shot_accuracy": _zero_shot(starts[start, seed], "mnist", labels),
-        "jump_start": jump,
-        **common.pace(outcome, jump),
-        "per_digit_error": (
-            1 - analysis.per_class_accuracy(labels, outcome.tests["mnist"].argmax(1), 10)
-        ).tolist(),
-    }
-
-
-def _final(plan: Plan, arms: dict) -> list[dict]:
-    """Each start's mean, and its paired difference to the random start, of every final measure."""
-    metrics = ("test_accuracy", "test_nll", "test_ece", "area_under_curve")
-    metrics += ("zero_shot_accuracy", "jump_start", "validation_accuracy")
-    rows = []
-    for start in plan.starts:
-        for metric in metrics:
-            ours, base = (common.column(arms, arm, metric) for arm in (start, "random"))
-            difference = analysis.paired_interval(ours, base)
-            rows.append(
-                {
-                    "arm": start,
-                    "metric": metric,
-                    **common.as_row(analysis.mean_interval(ours)),
-                    "difference": common.as_row(difference),
-                    "equivalent": difference.within(MARGIN),
-                }
+    def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
+        super().__init__(2, profile, plan, datasets, **options)
+        pictures, _ = images.preprocess(datasets["characters"].images, MNIST.preprocessing)
+        self.characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
+        self.digits = self.characters.take(self.characters.labels < 10)
+        self.everything = as_examples(datasets["mnist"], plan.images)
+        rest, held_out = data.split(self.everything.labels, plan.validation, VALIDATION_SEED)
+        self.train, self.validation = self.everything.take(rest), self.everything.take(held_out)
+        self.test = as_examples(datasets["mnist-test"], plan.test_images)
+        self.corrupted = {
+            name: dataclasses.replace(
+                self.test, pictures=corruptions.corrupt(self.test.pictures[..., 0], name)[..., None]
             )
-    return rows
-
-
-def _disagreement(study: _Study, main: dict) -> list[dict]:
-    """McNemar's test of each start against the random one on the test images, seed by seed."""
-    labels = study.inputs.test.labels
-    rows = []
-    for start in study.plan.starts[1:]:
-        for seed in study.seeds:
-            ours, base = (
-                main[arm, seed].tests["mnist"].argmax(1) == labels for arm in (start, "random")
-            )
-            rows.append(
-                {
-                    "arm": start,
-                    "seed": seed,
-                    "only_this_right": int((ours & ~base).sum()),
-                    "only_random_right": int((base & ~ours).sum()),
-                    "p": analysis.mcnemar(ours, base),
-                }
-            )
-    return rows
-
-
-def _robustness(study: _Study, main: dict) -> list[dict]:
-    labels = study.inputs.test.labels
-    rows = []
-    for corruption in study.inputs.corrupted:
-        reached = {
-            start: [
-                analysis.accuracy(labels, main[start, seed].tests[corruption].argmax(1))
-                for seed in study.seeds
-            ]
-            for start in study.plan.starts
+            for name in corruptions.CORRUPTIONS
         }
-        for start, ours in reached.items():
-            difference = analysis.paired_interval(ours, reached["random"])
-            rows.append(
-                {
-                    "corruption": corruption,
-                    "arm": start,
-                    **common.as_row(analysis.mean_interval(ours)),
-                    "difference": common.as_row(difference),
-                }
-            )
-    return rows
+        self.seeds = range(plan.seeds)
+        self.mnist = vary(MNIST, training__epochs=plan.epochs, **plan.changes)
+        self.few = vary(FEW, **plan.changes)
 
+    def starts(self) -> dict[tuple[str, int], Run]:
+        """(start, seed) -> what a training starts from, tested on MNIST as it is: arms
+        "start/..."."""
+        tests = {"mnist": self.test, "validation": self.validation}
+        untrained = vary(self.mnist, training__epochs=0)
 
-def _efficiency(study: _Study, few: dict) -> dict:
-    """Accuracy by labelled images for each start, and what a start is worth in labels."""
-    plan, labels = study.plan, study.inputs.test.labels
-    accuracy = {
-        start: np.array(
-            [
-                [
-                    analysis.accuracy(labels, few[start, size, draw].tests["mnist"].argmax(1))
-                    for size in plan.sizes
-                ]
-                for draw in study.seeds
-            ]
-        )
-        for start in plan.few_starts
-    }
-    base, rows = accuracy["random"], []
-    for start, ours in accuracy.items():
-        for i, size in enumerate(plan.sizes):
-            factor = analysis.label_factor(plan.sizes, base, ours, size)
-            most = plan.sizes[-1] / size
-            rows.append(
-                {
-                    "arm": start,
-                    "size": size,
-                    **common.as_row(analysis.mean_interval(ours[:, i])),
-                    "difference": common.as_row(analysis.paired_interval(ours[:, i], base[:, i])),
-                    "factor": min(factor.mean, most),
-                    "factor_low": np.minimum(factor.low, most),
-                    "factor_high": np.minimum(factor.high, most),
-                    "at_least": np.isinf(factor.mean),
-                }
-            )
-    equivalent = {
-        start: analysis.equivalence_size(plan.sizes, ours, base, MARGIN)
-        for start, ours in accuracy.items()
-        if start != "random"
-    }
-    return {"rows": rows, "equivalent_from": equivalent}
-
-
-def _self_trained(study: _Study, arms: dict) -> list[dict]:
-    """By labels that the network began with: accuracy, and what training without any gained."""
-    rows, runs_ = [], arms.get("self-trained", {"runs": []})["runs"]
-    for size in dict.fromkeys(run["size"] for run in runs_):
-        ours = [run["test_accuracy"] for run in runs_ if run["size"] == size]
-        if size:
-            begun = arms[f"few/{REHEARSED}"]["runs"]
-            before = [run["test_accuracy"] for run in begun if run["size"] == size]
-        else:
-            before = common.column(arms, "digits", "zero_shot_accuracy")
-        rows.append(
-            {
-                "size": size,
-                **common.as_row(analysis.mean_interval(ours)),
-                "gain": common.as_row(analysis.paired_interval(ours, before)),
-            }
-        )
-    return rows
-
-
-def _seconds_per_step(study: _Study) -> float:
-    """Of one run alone on the machine, by which steps are turned into time."""
-    from midas_lib import train
-
-    one = vary(study.mnist, training__epochs=1, training__checks=(1, 1))
-    examples = study.inputs.train.take(np.arange(min(6400, len(study.inputs.train.labels))))
-    return train.seconds_per_step(examples, 10, one)
-
-
-def _inside(study: _Study, starts: dict, main: dict) -> tuple[dict, dict]:
-    """What training changed in the networks: distance, similarity, sharpness, and whether their
-    solutions are connected. All on the first validation images; test images have no part in it."""
-    from midas_lib import probe
-
-    plan = study.plan
-    seen = study.inputs.validation.take(np.arange(min(2000, plan.validation)))
-    some = study.inputs.train.take(np.arange(min(1000, len(study.inputs.train.labels))))
-    names = [f"{layer}_relu" for layer in LAYERS] + ["features"]
-    arrays, rows, ends, features = {}, [], {}, {}
-    for start in plan.starts:
-        for seed in study.seeds:
-            before = common.rebuild(common.first_classes(starts[start, seed], 10), study.mnist)
-            after = ends[start, seed] = common.rebuild(main[start, seed].weights, study.mnist)
-            features[start, seed] = probe.features(after, seen, names)
-            moved = probe.distances(before, after)
-            old = probe.features(before, seen, names)
-            for name in names:
-                new = features[start, seed][name]
-                rows.append(
-                    {
-                        "arm": start,
-                        "seed": seed,
-                        "layer": name.removesuffix("_relu"),
-                        "distance": moved.get(name.removesuffix("_relu")),
-                        "cka_with_start": analysis.linear_cka(old[name], new),
-                        "cka_with_random": analysis.linear_cka(features["random", seed][name], new),
-                    }
+        def measure(outcome):
+            reached = {
+                f"{name}_accuracy": analysis.accuracy(
+                    examples.labels, outcome.tests[test][:, :10].argmax(1)
                 )
-            if seed == 0:
-                arrays[f"{start}_filters_before"] = probe.first_filters(before)
-                arrays[f"{start}_filters_after"] = probe.first_filters(after)
-                arrays[f"{start}_embedding"] = analysis.embedding(old["features"][:1000])
-            rows[-1]["sharpness_before"] = probe.sharpness(before, some)
-            rows[-1]["sharpness"] = probe.sharpness(after, some)
-    alphas = np.linspace(0, 1, 11)
-    pairs = {
-        f"random and {start}, same seed": (("random", 0), (start, 0)) for start in plan.starts[1:]
-    }
-    for start in plan.starts:
-        if plan.seeds > 1:
-            pairs[f"{start}, two seeds"] = ((start, 0), (start, 1))
-    for label, (one, other) in pairs.items():
-        _, accuracies = probe.interpolate(ends[one], ends[other], alphas, some, seen)
-        arrays[f"path_{label}"] = 1 - accuracies
-    arrays["embedding_labels"] = seen.labels[:1000].astype(np.uint8)
-    return {"inside": rows, "paths": list(pairs), "sharpness_radius": probe.RADIUS}, arrays
+                for name, test, examples in (
+                    ("test", "mnist", self.test), ("validation", "validation", self.validation)
+                )
+            }  # fmt: skip
+            return reached | {"seconds": outcome.seconds}, {}
+
+        def pretrain(name, seed, examples, start=None):
+            share = len(self.characters.labels) / len(examples.labels)
+            epochs = round(self.plan.pretraining_epochs * share)
+            settings = vary(PRETRAINING, training__epochs=epochs, **self.plan.changes)
+            return self.declare(
+                f"start/{name}", seed, settings, examples, start=start, tests=tests,
+                classes=int(examples.labels.max()) + 1, measure=measure,
+            )  # fmt: skip
+
+        found = {}
+        for seed in self.seeds:
+            found["random", seed] = self.declare(
+                "start/random", seed, untrained, self.validation, tests=tests, measure=measure
+            )
+            found["digits", seed] = pretrain("digits", seed, self.digits)
+            if {"characters", "characters-digits"} & set(self.plan.starts):
+                found["characters", seed] = pretrain("characters", seed, self.characters)
+            if "characters-digits" in self.plan.starts:
+                found["characters-digits", seed] = pretrain(
+                    "characters-digits", seed, self.digits, found["characters", seed]
+                )
+        return found
+
+    def main(self, starts: dict) -> dict[tuple[str, int], Run]:
+        """(start, seed) -> training on MNIST, all else alike for one seed. The starts are
+        finished."""
+
+        def measure(outcome, before):
+            answers = outcome.tests["mnist"].argmax(1)
+            recall = analysis.per_class_accuracy(self.test.labels, answers, 10)
+            metrics, arrays = self.learned(
+                outcome, before["validation_accuracy"], CURVES,
+                validation_accuracy=float(outcome.history["val_accuracy"][-1]),
+                zero_shot_accuracy=before["test_accuracy"],
+                **{f"error_of_{digit}": 1 - share for digit, share in enumerate(recall.tolist())},
+            )  # fmt: skip
+            return metrics, arrays | {"answers": answers.astype(np.uint8)}
+
+        return {
+            (start, seed): self.declare(
+                start, seed, self.mnist, self.train, start=starts[start, seed],
+                held_out=self.validation, tests={"mnist": self.test, **self.corrupted},
+                measure=partial(measure, before=self.row(starts[start, seed])),
+                arrays=(*CURVES, "answers"), varies={"epochs": self.plan.epochs},
+            )
+            for start in self.plan.starts
+            for seed in self.seeds
+        }  # fmt: skip
+
+    def best(self, starts: dict, start: str) -> list[Run]:
+        """A longer training on all training images, from the start that was best on the validation
+        part."""
+        epochs = self.plan.best_epochs
+        settings = vary(self.mnist, training__epochs=epochs)
+        return [
+            self.declare(
+                "best", seed, settings, self.everything, start=starts[start, seed],
+                varies={"epochs": epochs},
+            )
+            for seed in self.seeds
+        ]  # fmt: skip
+
+    def few_labels(self, starts: dict) -> dict[tuple[str, int, int], Run]:
+        """(start, size, draw) -> training on so many labelled images."""
+        return {
+            (start, size, draw): self._few(
+                f"few/{start}", draw, size, starts["digits" if start == REHEARSED else start, draw],
+                self.plan.few_steps, rehearsed=start == REHEARSED, varies={"size": size},
+            )
+            for start in self.plan.few_starts
+            for size in self.plan.sizes
+            for draw in self.seeds
+        }  # fmt: skip
+
+    def self_trained(self, starts: dict, few: dict) -> list[Run]:
+        """Going on from the network of a few labels (0: of the digits alone) on training images
+        whose labels are taken away."""
+        pictures = self.everything.pictures[: self.plan.unlabelled_images]
+        unlabelled = Examples(pictures=pictures, labels=np.full(len(pictures), -1))
+        epochs = self.plan.unlabelled_epochs
+        settings = vary(SELF_TRAINING, training__epochs=epochs, **self.plan.changes)
+        known = {0, *self.plan.sizes} if REHEARSED in self.plan.few_starts else ()
+        return [
+            self.declare(
+                "self-trained", draw, settings, unlabelled, varies={"size": size},
+                start=few[REHEARSED, size, draw] if size else starts["digits", draw],
+            )
+            for size in self.plan.unlabelled_sizes
+            if size in known
+            for draw in self.seeds
+        ]  # fmt: skip
+
+    def variants(self, starts: dict) -> list[Run]:
+        """Other ways to go on from the digits' network: "variant/fine-tuned/3" starts with its
+        first 3 convolutions alone, "variant/frozen/3" keeps them as they are."""
+        changes = dict(VARIANTS)
+        for layers in self.plan.copied:
+            some = {"transfer__layers": layers, "transfer__head": False}
+            changes[f"fine-tuned/{layers}"] = some
+            changes[f"frozen/{layers}"] = some | {"transfer__frozen": True}
+
+        def one(variant, seed, start, **change):
+            # Another seed than pre-training's, or a new layer would be the one it began with.
+            return self._few(
+                f"variant/{variant}", seed, self.plan.variant_images, start,
+                self.plan.variant_steps, seed=100, **change,
+            )  # fmt: skip
+
+        found = [
+            one(variant, seed, starts["digits", seed], **change)
+            for variant, change in changes.items()
+            for seed in range(self.plan.variant_seeds)
+        ]
+        probes = [run for run in found if run.arm == "variant/linear probe"]
+        return found + [one("probe, then fine-tuned", run.seed, run) for run in probes]
+
+    def _few(
+        self, arm, draw, size, start, least, *, rehearsed=False, varies=None, **changes
+    ) -> Run:
+        """A training on a draw of few images: they are repeated, so that an epoch is not too short,
+        and passed over as often as gives at least so many steps. rehearsed: beside part 1's digits,
+        likewise repeated."""
+
+        def repeated(examples):
+            count = len(examples.labels)
+            return examples.take(np.tile(np.arange(count), max(1, 1280 // count)))
+
+        rows = data.balanced(self.everything.labels, size, draw)
+        examples = repeated(self.everything.take(rows))
+        if rehearsed:
+            examples = examples.join(repeated(self.digits))
+        steps = len(examples.labels) // self.few.training.batch
+        epochs = max(self.plan.few_epochs, math.ceil(least / steps))
+        settings = vary(self.few, training__epochs=epochs, **changes)
+        return self.declare(arm, draw, settings, examples, start=start, varies=varies)
+
+    def compare(self, main: dict) -> None:
+        """What the first starts' networks answer, image by image, and on corrupted pictures."""
+        labels, starts = self.test.labels, self.plan.starts
+        answers = {key: self.array(run, "answers") for key, run in main.items()}
+        right = {key: answer == labels for key, answer in answers.items()}
+        self.info["facts"]["disagreement"] = [
+            {
+                "arm": start,
+                "seed": seed,
+                "only_this_right": int((ours & ~right["random", seed]).sum()),
+                "only_random_right": int((right["random", seed] & ~ours).sum()),
+            }
+            for (start, seed), ours in right.items()
+            if start != "random"
+        ]
+        shown = "digits" if "digits" in starts else starts[1]
+        apart = np.flatnonzero(right[shown, 0] != right["random", 0])[:24]
+        self.arrays |= {
+            "apart/pictures": self.test.pictures[apart, ..., 0],
+            "apart/truth": labels[apart].astype(np.uint8),
+            "apart/this": answers[shown, 0][apart],
+            "apart/random": answers["random", 0][apart],
+        }
+
+        def robustness(outcomes):
+            rows = []
+            for corruption in self.corrupted:
+                reached = [
+                    analysis.accuracy(labels, outcome.tests[corruption].argmax(1))
+                    for outcome in outcomes
+                ]
+                ours, base = reached[: len(self.seeds)], reached[len(self.seeds) :]
+                accuracy = analysis.mean_interval(ours)
+                difference = analysis.paired_interval(ours, base)
+                row = {"corruption": corruption, "accuracy": accuracy, "difference": difference}
+                rows.append(row)
+            return rows, {}
+
+        for start in starts:
+            tasks = [main[one, seed].task for one in (start, "random") for seed in self.seeds]
+            self.derive(f"robustness/{start}", tasks, robustness)
+
+    def look_inside(self, starts: dict, main: dict) -> None:
+        """What training changed in the networks: distance, similarity, sharpness, and whether their
+        solutions are connected. All on the first validation images; test images have no part in
+        it."""
+        seen = self.validation.take(np.arange(min(2000, len(self.validation.labels))))
+        some = self.train.take(np.arange(min(1000, len(self.train.labels))))
+
+        def inside(outcomes):
+            from midas_lib import probe
+
+            names, rows, arrays = [f"{layer}_relu" for layer in LAYERS] + ["features"], [], {}
+            count = len(self.seeds)
+            groups = zip(outcomes[:count], outcomes[count:-count], outcomes[-count:], strict=True)
+            for seed, (begun, ended, base) in enumerate(groups):
+                *backbone, kernel, bias = begun.weights
+                begun = dataclasses.replace(begun, weights=[*backbone, kernel[:, :10], bias[:10]])
+                models = before, after, _ = [
+                    rebuild(outcome, self.mnist) for outcome in (begun, ended, base)
+                ]
+                old, new, random = (probe.features(model, seen, names) for model in models)
+                moved = probe.distances(before, after)
+                for name in names:
+                    row = {"seed": seed, "layer": name.removesuffix("_relu")}
+                    row["distance"] = moved.get(row["layer"])
+                    row["cka_with_start"] = analysis.linear_cka(old[name], new[name])
+                    row["cka_with_random"] = analysis.linear_cka(random[name], new[name])
+                    rows.append(row)
+                if seed == 0:
+                    arrays["filters_before"] = probe.first_filters(before)
+                    arrays["filters_after"] = probe.first_filters(after)
+                    arrays["embedding"] = analysis.embedding(old["features"][:1000])
+                rows[-1]["sharpness_before"] = probe.sharpness(before, some, SHARPNESS_RADIUS)
+                rows[-1]["sharpness"] = probe.sharpness(after, some, SHARPNESS_RADIUS)
+            return rows, arrays
+
+        def path(outcomes):
+            from midas_lib import probe
+
+            one, other = (rebuild(outcome, self.mnist) for outcome in outcomes)
+            _, accuracies = probe.interpolate(one, other, np.linspace(0, 1, 11), some, seen)
+            return None, {"error": 1 - accuracies}
+
+        def seconds_per_step():  # of one run alone on the machine: it turns steps into time
+            from midas_lib import train
+
+            settings = vary(self.mnist, training__epochs=1, training__checks=(1, 1))
+            examples = self.train.take(np.arange(min(6400, len(self.train.labels))))
+            return train.seconds_per_step(examples, 10, settings), {}
+
+        for start in self.plan.starts:
+            begun = [starts[start, seed].task for seed in self.seeds]
+            ended = [main[one, seed].task for one in (start, "random") for seed in self.seeds]
+            self.derive(f"inside/{start}", [*begun, *ended], inside)
+        self.arrays["embedding_labels"] = seen.labels[:1000].astype(np.uint8)
+        for label, pair in paths(self.plan.starts, self.plan.seeds).items():
+            self.derive(f"path/{label}", [main[key].task for key in pair], path)
+        first = main["random", 0].tasks
+        self.derive("seconds_per_step", first, seconds_per_step, outcomes=False)
 
 
-def describe(study: Study, results: dict, arm: str) -> dict:
-    """What stands beside a committed network: how to use it, and how it came about."""
-    starts = {"best": results["chosen_start"], "self-trained": "digits"}
-    return {
-        "class_names": list(config.DIGIT_NAMES),
-        "settings": dataclasses.asdict(study.settings[arm]),
-        "input": "picture: pixels 0-255, bright ink on black, as in MNIST",
-        "start": starts.get(arm, arm),
-        "data": results["data"],
-        "versions": results["versions"],
-        "test_accuracy": results["arms"][arm]["runs"][0]["test_accuracy"],
+def _size(outcome: Outcome) -> int:
+    return sum(weights.size for weights in outcome.weights)
+
+
+def paths(starts: tuple[str, ...], seeds: int) -> dict[str, tuple]:
+    """Label -> the two (start, seed) between whose networks a straight line is drawn."""
+    found = {f"random and {start}, same seed": (("random", 0), (start, 0)) for start in starts[1:]}
+    if seeds > 1:
+        found |= {f"{start}, two seeds": ((start, 0), (start, 1)) for start in starts}
+    return found
+
+
+def worth_in_labels(table: pd.DataFrame, plan: dict) -> dict[tuple[str, int], Interval]:
+    """(start, labelled images) -> how many times as many labels a random start needs; inf beyond
+    the most that were tried. plan: a `Plan`'s fields."""
+    sizes = plan["sizes"]
+    accuracy = {
+        start: tables.metric_matrix(table[table["arm"] == f"few/{start}"], "size", "test_accuracy")
+        for start in plan["few_starts"]
     }
+    found = {}
+    for start, ours in accuracy.items():
+        for size in sizes:
+            factor = analysis.label_factor(sizes, accuracy["random"], ours, size)
+            most = sizes[-1] / size
+            high = np.inf if factor.high >= most * (1 - 1e-9) else factor.high
+            found[start, size] = dataclasses.replace(factor, low=min(factor.low, most), high=high)
+    return found
+
+
+def self_training_gains(table: pd.DataFrame) -> dict[int, Interval]:
+    """Labelled images that self-training began with -> what it gained on the network that they, or
+    for 0 the digits alone, had given."""
+    rows = table[table["arm"] == "self-trained"]
+    begun = table[table["arm"] == f"few/{REHEARSED}"].rename(columns={"test_accuracy": "before"})
+    digits = table[table["arm"] == "start/digits"].assign(size=0)
+    begun = pd.concat([begun, digits.rename(columns={"test_accuracy": "before"})])
+    pairs = rows.merge(begun[["size", "seed", "before"]], on=["size", "seed"])
+    pairs = pairs.assign(gain=pairs["test_accuracy"] - pairs["before"])
+    return tables.mean_by(pairs, "size", "gain")
+
+
+def equivalent_from(table: pd.DataFrame, plan: dict, start: str) -> int | None:
+    """The number of labels from which on a start and a random one are equivalent, by `MARGIN`."""
+    ours, base = (
+        tables.metric_matrix(table[table["arm"] == f"few/{one}"], "size", "test_accuracy")
+        for one in (start, "random")
+    )
+    return analysis.equivalence_size(plan["sizes"], ours, base, MARGIN)

@@ -4,80 +4,77 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from midas_lib import analysis, audit, config, data, runs
-from midas_lib.config import Preprocessing, Settings, Training, UserError, vary
+from midas_lib import analysis, audit, config, data, images
+from midas_lib.config import Preprocessing, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
-from midas_lib.studies import common, part2
+from midas_lib.results import Results
+from midas_lib.runs import Outcome
+from midas_lib.studies import part2
+from midas_lib.studies.study import Measured, MnistStudy, Run, as_examples, plan_for
 
 STARTS = ("random", "pretrained")
+CURVES = ("step", "loss", "val_accuracy")
 # Augmentation and learning rate are those that part 1's data chose.
 NAIVE = Settings(
     preprocessing=Preprocessing(mode="mnist"),
     network=part2.NETWORK,
     training=Training(batch=128, checks=(10, 4), smoothing=0.0),
 )
-SHARPENED = {"training__loss": "posterior", "training__sharpening": 2.0}
+SHARPENED = {"training__loss": "PRODEN", "training__sharpening": 2.0}
 WEAK = vary(NAIVE, **SHARPENED)
-# Compared on the same images for the same number of steps. "posterior" alone tells what its two
-# views are worth; "posterior, sharpened" is the strongest arms' loss.
+# Compared on the same images for the same number of steps. "PRODEN" alone tells what its two
+# views are worth; "PRODEN, sharpened" is the strongest arms' loss.
 LOSSES = {
     "cross-entropy": {},
-    **{name: {"training__loss": name} for name in config.LOSSES[1:]},
-    "posterior, sharpened": SHARPENED,
-    "posterior, sharpened, averaged": SHARPENED | {"training__averaging": 0.995},
+    **{name: {"training__loss": name} for name in config.LOSSES if name != "cross-entropy"},
+    "PRODEN, sharpened": SHARPENED,
+    "PRODEN, sharpened, averaged": SHARPENED | {"training__averaging": 0.995},
 }
 # When targets are sharpened, and whether classes are balanced until then: compared on folders drawn
 # anew, where what is right is known without a true digit.
 TIMES = {
     "never": {"training__sharpening": 1.0},
-    "from the start": {"training__blunt": 0.0},
+    "from the start": {"training__sharpening_start": 0.0},
     "after a half": {},
-    "after three quarters": {"training__blunt": 0.75},
-    "from the start, balanced": {"training__blunt": 0.0, "training__balance": 1.0},
+    "after three quarters": {"training__sharpening_start": 0.75},
+    "from the start, balanced": {
+        "training__sharpening_start": 0.0,
+        "training__balance": 1.0,
+    },
     "after a half, balanced": {"training__balance": 1.0},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of part 3's study a profile runs.
+    """How much of part 3's study a profile runs."""
 
-    images, test_images: None for all. held_out: images kept from the training of the naive arms
-    and of the losses compared. naive_epochs, naive_seeds: of the arms that believe the folders.
-    compared_images, compared_epochs, compared_seeds: of the comparison of losses. redrawn_images,
-    redrawn_epochs: of the comparison of `TIMES`. epochs, second_epochs: of the strongest arms' two
-    stages; seeds: theirs from a random start, pretrained_seeds: from part 1's, no more than seeds.
-    sizes: numbers of complementary labels tried; leaks: shares of own-folder labels added;
-    side_seeds: of both. side_steps: least training steps of the small sizes. leak_epochs: of the
-    leaks. pretraining_epochs: over part 1's 62 classes. audited: images that the audit looks at.
-    changes: on top of the settings.
-    """
-
-    images: int | None = None
+    images: int | None = None  # None: all
     test_images: int | None = None
-    held_out: int = 5000
-    naive_epochs: int = 3
+    held_out: int = 5000  # images kept from the training of the naive arms and the losses compared
+    naive_epochs: int = 3  # of the arms that believe the folders
     naive_seeds: int = 3
-    compared_images: int = 20_000
+    compared_images: int = 20_000  # of the comparison of losses
     compared_epochs: int = 4
     compared_seeds: int = 3
-    redrawn_images: int = 30_000
+    redrawn_images: int = 30_000  # of the comparison of `TIMES`
     redrawn_epochs: int = 5
-    epochs: int = 8
+    epochs: int = 8  # of the strongest arms' first stage
     second_epochs: int = 6
-    seeds: int = 5
-    pretrained_seeds: int = 3
-    sizes: tuple[int, ...] = (1000, 5000, 20_000)
-    leaks: tuple[float, ...] = (0.01, 0.05, 0.1)
+    seeds: int = 5  # of the strongest arms from a random start
+    pretrained_seeds: int = 3  # and from part 1's, no more than those
+    sizes: tuple[int, ...] = (1000, 5000, 20_000)  # complementary labels
+    leaks: tuple[float, ...] = (0.01, 0.05, 0.1)  # shares of own-folder labels added
     leak_epochs: int = 2
-    side_seeds: int = 1
-    side_steps: int = 4000
-    pretraining_epochs: int = 60
-    audited: int = 20_000
-    changes: dict = dataclasses.field(default_factory=dict)
+    side_seeds: int = 1  # of sizes and leaks
+    side_steps: int = 4000  # at least, of the small sizes
+    pretraining_epochs: int = 60  # over part 1's 62 classes
+    audited: int = 20_000  # images that the audit looks at
+    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
 
 PLANS = {
@@ -98,261 +95,63 @@ PLANS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Part 3's data. given: the pictures with their folders' labels, which is all that training and
-    choices ever see. rows: where in the dataset they stand. truth: int (n,), their digits in MNIST,
-    for the report's verification alone; -1 where MNIST has no such picture. characters: part 1's.
-    test: MNIST's."""
-
-    given: Examples
-    rows: np.ndarray
-    truth: np.ndarray
-    characters: Examples
-    test: Examples
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """Part 3's study, as `part2.Study`."""
-
-    results: dict
-    arrays: dict[str, np.ndarray]
-    models: dict[str, object]
-    settings: dict[str, Settings]
-
-
 def load(profile: str) -> dict[str, ImageDataset]:
     """The datasets of part 3: "mislabelled", "characters", "mnist-test", and "mnist" (its training
     set, for verification alone)."""
     return part2.load(profile) | {"mislabelled": data.load_mislabelled(profile)}
 
 
-def prepare(datasets: dict[str, ImageDataset], plan: Plan) -> Inputs:
-    """What `load` returned, as networks take it; the pictures in a fixed random order, so that the
-    first n are a fair draw."""
-    mislabelled, mnist = datasets["mislabelled"], datasets["mnist"]
-    order = np.random.default_rng(3).permutation(len(mislabelled.labels))[: plan.images]
-    numbers = np.array([int(re.search(r"(\d+)\.\w+$", mislabelled.names[i])[1]) for i in order])
-    known = numbers < len(mnist.labels)
-    truth = np.where(known, mnist.labels[np.where(known, numbers, 0)], -1)
-    pictures, _ = data.preprocess(datasets["characters"].images, NAIVE.preprocessing)
-    return Inputs(
-        given=Examples(
-            pictures=mislabelled.images[order][..., None], labels=mislabelled.labels[order]
-        ),
-        rows=order,
-        truth=truth,
-        characters=Examples(pictures=pictures, labels=datasets["characters"].labels),
-        test=common.as_examples(datasets["mnist-test"], plan.test_images),
-    )
+def run(
+    profile: str, *, seeds: int | None = None, jobs: int | None = None, fresh: bool = False
+) -> Results:
+    """Audit the folders, believe them, compare losses, train the strongest arms as
+    `PLANS[profile]` says, and write the results.
 
-
-class _Study(common.Stages):
-    """The runs of part 3."""
-
-    def __init__(self, inputs: Inputs, plan: Plan, jobs: int | None, fresh: bool):
-        super().__init__(jobs, fresh)
-        self.inputs, self.plan, self.tests = inputs, plan, {"mnist": inputs.test}
-        self.naive_settings = vary(NAIVE, training__epochs=plan.naive_epochs, **plan.changes)
-        self.weak_settings = vary(WEAK, training__epochs=plan.epochs, **plan.changes)
-        self.second_settings = vary(
-            self.weak_settings, training__epochs=plan.second_epochs, training__blunt=0.0
-        )
-        self.hard_settings = vary(NAIVE, training__epochs=plan.second_epochs, **plan.changes)
-        self.kept = inputs.given.take(np.arange(plan.held_out))
-        self.rest = inputs.given.take(np.arange(plan.held_out, len(inputs.given.labels)))
-        # For curves alone: with their digits, the pictures held out are measured and nothing else.
-        self.drawn = dataclasses.replace(self.kept, labels=inputs.truth[: plan.held_out])
-
-    def pretrained(self) -> dict:
-        """seed -> part 1's network of 62 characters, asked about MNIST and the given pictures."""
-        plan = self.plan
-        settings = vary(part2.PRETRAINING, training__epochs=plan.pretraining_epochs, **plan.changes)
-        tests = self.tests | {"drawn": self.drawn}
-        audited = min(plan.audited, len(self.inputs.given.labels))
-        tests["audited"] = self.inputs.given.take(np.arange(audited))
-        return self.train(
-            {
-                seed: runs.Task(
-                    settings=vary(settings, seed=seed),
-                    examples=self.inputs.characters,
-                    classes=len(config.CLASS_NAMES),
-                    tests=tests,
-                )
-                for seed in range(max(plan.pretrained_seeds, plan.naive_seeds))
-            }
-        )
-
-    def naive(self, starts: dict) -> dict:
-        """(start, seed) -> the task of believing the folders."""
-        return {
-            (start, seed): runs.Task(
-                settings=vary(self.naive_settings, seed=seed),
-                examples=self.rest,
-                held_out=self.drawn,
-                classes=10,
-                start=starts[start, seed],
-                tests=self.tests,
-            )
-            for start in STARTS
-            for seed in range(self.plan.naive_seeds)
-        }
-
-    def compared(self, leak: float) -> dict:
-        """(loss, seed) -> the task of a short training on fewer pictures."""
-        plan = self.plan
-        some = self.rest.take(np.arange(min(plan.compared_images, len(self.rest.labels))))
-        settings = vary(
-            self.naive_settings, training__epochs=plan.compared_epochs, training__leak=leak
-        )
-        return {
-            (loss, seed): runs.Task(
-                settings=vary(settings, seed=seed, **changes),
-                examples=some,
-                held_out=self.kept,
-                classes=10,
-                tests=self.tests,
-            )
-            for loss, changes in LOSSES.items()
-            for seed in range(plan.compared_seeds)
-        }
-
-    def weak(self, starts: dict, leak: float) -> dict:
-        """(start, seed) -> the task of the strongest arms' first stage."""
-        return {
-            (start, seed): runs.Task(
-                settings=vary(self.weak_settings, seed=seed, training__leak=leak),
-                examples=self.inputs.given,
-                held_out=self.drawn,
-                classes=10,
-                start=starts[start, seed],
-                tests=self.tests | {"given": self.inputs.given},
-            )
-            for start, seeds in zip(
-                STARTS, (self.plan.seeds, self.plan.pretrained_seeds), strict=True
-            )
-            for seed in range(seeds)
-        }
-
-    def second(self, weak: dict, leak: float) -> dict:
-        """(start, seed) -> the task of going on, sharpening growing from the first step: the
-        targets are the labels recovered, revised at each."""
-        return {
-            (start, seed): runs.Task(
-                settings=vary(self.second_settings, seed=seed, training__leak=leak),
-                examples=self.inputs.given,
-                held_out=self.drawn,
-                classes=10,
-                start=tuple(outcome.weights),
-                tests=self.tests | {"given": self.inputs.given},
-            )
-            for (start, seed), outcome in weak.items()
-        }
-
-    def hard(self, weak: dict, leak: float) -> dict:
-        """seed -> the task of going on, from a random start's first stage, with cross-entropy on
-        the labels that it recovered."""
-        given = self.inputs.given
-        return {
-            seed: runs.Task(
-                settings=vary(self.hard_settings, seed=seed),
-                examples=dataclasses.replace(
-                    given, labels=recover(outcome.tests["given"], given.labels, leak)
-                ),
-                held_out=self.drawn,
-                classes=10,
-                start=tuple(outcome.weights),
-                tests=self.tests | {"given": given},
-            )
-            for (start, seed), outcome in weak.items()
-            if start == "random"
-        }
-
-    def redrawn(self, weak: dict, leak: float) -> dict:
-        """One of `TIMES` -> the task on folders drawn anew from the first network's recovered
-        labels, of some pictures; the others, with those labels, tell how good it is."""
-        given = self.inputs.given
-        known = recover(weak["random", 0].tests["given"], given.labels, leak)
-        rng = np.random.default_rng(5)
-        wrong = (known + rng.integers(1, 10, len(known))) % 10
-        folders = np.where(rng.random(len(known)) < leak, known, wrong)
-        count = self.plan.redrawn_images
-        some = Examples(pictures=given.pictures[:count], labels=folders[:count])
-        others = Examples(pictures=given.pictures[count:], labels=known[count:])
-        settings = vary(
-            self.weak_settings, training__epochs=self.plan.redrawn_epochs, training__leak=leak,
-            training__checks=(1, 1),
-        )  # fmt: skip
-        return {
-            when: runs.Task(
-                settings=vary(settings, **changes), examples=some, held_out=others, classes=10
-            )
-            for when, changes in TIMES.items()
-        }
-
-    def sized(self, leak: float) -> dict:
-        """(size, draw) -> the task of the first stage, from a random start, on so many pictures,
-        which are repeated so that there are enough steps."""
-
-        def task(size, draw):
-            order = np.random.default_rng(draw).permutation(len(self.inputs.given.labels))
-            rows = np.tile(order[:size], max(1, 1280 // size))
-            steps = len(rows) // 64
-            epochs = max(self.plan.leak_epochs, math.ceil(self.plan.side_steps / steps))
-            settings = vary(
-                self.weak_settings, seed=draw, training__batch=64, training__epochs=epochs,
-                training__leak=leak, training__checks=(1, 1),
+    seeds: how many of the strongest arms (default: the profile's). jobs, fresh: as in
+    `study.Study`. Raises `UserError` for a profile or a number of seeds that does not exist.
+    """
+    plan = plan_for(PLANS, profile, seeds, "pretrained_seeds")
+    study = Part3(plan, profile, load(profile), jobs=jobs, fresh=fresh)
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    reference = starts["pretrained", 0].tasks
+    found = study.derive("audit", reference, partial(_audit, study.folders))
+    study.leak = own_label_rate(found)
+    weak, naive, compared = study.weak(starts), study.naive(starts), study.compared()
+    study.finish([*naive.values(), *weak.values(), *study.sized(), *compared])
+    second = study.second(weak)
+    study.finish([*second.values(), *study.hard(weak), *study.redrawn(weak)])
+    audits = {}
+    for added in plan.leaks:
+        leaked = study.add_own_labels(added)
+        audits[added] = study.derive(f"audit/{added}", reference, partial(_audit, leaked))
+    study.finish(study.leaky(audits))
+    study.select(compared)
+    study.check(second)
+    for start in STARTS:
+        begun = "random" if start == "random" else "part 1's 62 characters"
+        for name, one in (("naive", naive[start, 0]), ("recovered", second[start, 0])):
+            study.checkpoint(
+                f"{name}-{start}", one, "test_accuracy", start=begun,
+                labels="folders of mnistTask3.zip, all but a few of them wrong",
             )  # fmt: skip
-            return runs.Task(
-                settings=settings,
-                examples=self.inputs.given.take(rows),
-                classes=10,
-                tests=self.tests,
-            )
-
-        draws = range(self.plan.side_seeds)
-        return {(size, d): task(size, d) for size in self.plan.sizes for d in draws}
-
-    def leaky(self, witness: np.ndarray) -> tuple[dict, dict]:
-        """(leak, balance, seed) -> the outcome of the first stage, from a random start, with so
-        many more pictures put in their own folder; and leak -> the own-folder rate that an audit
-        finds.
-
-        To put them there takes their digits; training sees the folders alone.
-        """
-        tasks, found = {}, {}
-        for leak in self.plan.leaks:
-            for seed in range(self.plan.side_seeds):
-                moved = np.random.default_rng([seed, 4]).random(len(self.inputs.truth)) < leak
-                moved &= self.inputs.truth >= 0
-                folders = np.where(moved, self.inputs.truth, self.inputs.given.labels)
-                leaked = dataclasses.replace(self.inputs.given, labels=folders)
-                if leak not in found:
-                    found[leak] = look(leaked, witness)
-                settings = vary(
-                    self.weak_settings, seed=seed, training__epochs=self.plan.leak_epochs,
-                    training__leak=reckoned(found[leak]),
-                )  # fmt: skip
-                for balance in (0.0, 1.0):
-                    tasks[leak, balance, seed] = runs.Task(
-                        settings=vary(settings, training__balance=balance),
-                        examples=leaked,
-                        classes=10,
-                        tests=self.tests,
-                    )
-        return self.train(tasks), found
+    return study.write("recovered-random", "test_accuracy", leak=study.leak)
 
 
-def look(given: Examples, witness: np.ndarray) -> audit.Audit:
-    """The audit of the first pictures, as many as the witness (n, 10) was asked about."""
-    count = len(witness)
-    return audit.audit(given.pictures[:count, ..., 0], given.labels[:count], witness)
+def _audit(folders: Examples, outcomes: list[Outcome]) -> Measured:
+    """The audit of the first pictures, as many as the reference network was asked about."""
+    reference = outcomes[0].tests["audited"][:, :10]
+    count = len(reference)
+    found = audit.audit(folders.pictures[:count, ..., 0], folders.labels[:count], reference)
+    names = ("verdict", "reason", "advice", "own_folder_rate", "transition", "low", "high")
+    facts = {name: getattr(found, name) for name in names}
+    return facts | {"settled": int(found.settled.sum()), "evidence": found.evidence}, {}
 
 
-def reckoned(found: audit.Audit) -> float:
-    """The leak that training reckons with: the own-folder rate, if folders are complementary."""
-    return round(found.own_folder_rate.mean, 3) if "complementary" in found.verdict else 0.0
+def own_label_rate(found: dict) -> float:
+    """The share of own-folder labels that training assumes: the audit's, if it found the folders
+    complementary. found: as from `_audit`."""
+    return round(found["own_folder_rate"].mean, 3) if "complementary" in found["verdict"] else 0.0
 
 
 def recover(probabilities: np.ndarray, folders: np.ndarray, leak: float) -> np.ndarray:
@@ -374,277 +173,294 @@ def estimate_accuracy(
     return analysis.Interval(mean, low, high, hits.n)
 
 
-def run(
-    datasets: dict[str, ImageDataset],
-    profile: str,
-    *,
-    seeds: int | None = None,
-    jobs: int | None = None,
-    fresh: bool = False,
-) -> Study:
-    """Audit the folders, believe them, compare losses, and train the strongest arms as
-    `PLANS[profile]` says.
+class Part3(MnistStudy):
+    """Part 3's runs, by what they are about, and what is compared of them.
 
-    datasets: as from `load`. seeds: how many of the strongest arms (default: the profile's). jobs,
-    fresh: as in `runs.run_all`. Raises `UserError` for a profile or a number of seeds that does not
-    exist.
+    folders: the pictures, in a fixed random order, with their folders' labels, which is all that
+    training and choices ever see. truth: int (n,), their digits in MNIST, for the report's
+    verification alone; -1 where MNIST has no such picture. characters: part 1's. test: MNIST's.
+    leak: the share of own-folder labels that training assumes.
     """
-    plan = PLANS[config.check_profile(profile)]
-    if seeds is not None:
-        if seeds < 1:
-            raise UserError(f"SEEDS={seeds}: give 1 or more")
-        fewer = min(seeds, plan.pretrained_seeds)
-        plan = dataclasses.replace(plan, seeds=seeds, pretrained_seeds=fewer)
-    study = _Study(prepare(datasets, plan), plan, jobs, fresh)
-    pretrained = study.pretrained()
-    witness = pretrained[0].tests["audited"][:, :10]
-    found = look(study.inputs.given, witness)
-    leak = reckoned(found)
-    starts = {("random", s): None for s in range(max(plan.seeds, plan.naive_seeds))}
-    starts |= {("pretrained", s): common.first_classes(o, 10) for s, o in pretrained.items()}
-    weak, naive, sized, compared = study.train_together(
-        study.weak(starts, leak), study.naive(starts), study.sized(leak), study.compared(leak)
-    )
-    second, hard, redrawn = study.train_together(
-        study.second(weak, leak), study.hard(weak, leak), study.redrawn(weak, leak)
-    )
-    leaky, audits = study.leaky(witness)
-    results, arrays = _summary(study, pretrained, found, naive, compared, weak, second, hard, sized)
-    results["redrawn"] = [
-        {"sharpened": when, "accuracy": float(outcome.history["val_accuracy"][-1])}
-        for when, outcome in redrawn.items()
-    ]
-    results["leaks"] = [
-        {
-            "added": share,
-            "balanced": balance > 0,
-            "found": common.as_row(audits[share].own_folder_rate),
-            "verdict": audits[share].verdict,
-            **common.as_row(
-                analysis.mean_interval(
-                    [
-                        common.tested(leaky[share, balance, s], study.inputs.test.labels)[
-                            "test_accuracy"
-                        ]
-                        for s in range(plan.side_seeds)
-                    ]
-                )
-            ),
+
+    def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
+        super().__init__(3, profile, plan, datasets, **options)
+        mislabelled, mnist = datasets["mislabelled"], datasets["mnist"]
+        order = np.random.default_rng(3).permutation(len(mislabelled.labels))[: plan.images]
+        names = [mislabelled.names[i] for i in order]
+        numbers = np.array([int(re.search(r"(\d+)\.\w+$", name)[1]) for name in names])
+        known = numbers < len(mnist.labels)
+        self.truth = np.where(known, mnist.labels[np.where(known, numbers, 0)], -1)
+        self.folders = Examples(
+            pictures=mislabelled.images[order][..., None], labels=mislabelled.labels[order]
+        )
+        pictures, _ = images.preprocess(datasets["characters"].images, NAIVE.preprocessing)
+        self.characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
+        self.test = as_examples(datasets["mnist-test"], plan.test_images)
+        self.held_out = self.folders.take(np.arange(plan.held_out))
+        self.rest = self.folders.take(np.arange(plan.held_out, len(order)))
+        # For curves alone: with their digits, the pictures held out are measured and nothing else.
+        self.true_held_out = dataclasses.replace(self.held_out, labels=self.truth[: plan.held_out])
+        self.arrays |= {
+            f"folder/{folder}": mislabelled.images[mislabelled.labels == folder][:30]
+            for folder in range(10)
         }
-        for share in plan.leaks
-        for balance in (0.0, 1.0)
-    ]
-    results |= study.counts()
-    models, settings = {}, {}
-    for start in STARTS:
-        models[f"naive-{start}"] = common.rebuild(naive[start, 0].weights, study.naive_settings)
-        models[f"recovered-{start}"] = common.rebuild(
-            second[start, 0].weights, study.second_settings
-        )
-        settings[f"naive-{start}"] = study.naive_settings
-        settings[f"recovered-{start}"] = study.second_settings
-    return Study(results=results, arrays=arrays, models=models, settings=settings)
+        self.leak = 0.0
 
+    def _settings(self, settings: Settings, epochs: int, **changes) -> Settings:
+        return vary(settings, training__epochs=epochs, **changes, **self.plan.changes)
 
-def _summary(
-    study: _Study, pretrained, found, naive, compared, weak, second, hard, sized
-) -> tuple[dict, dict]:
-    plan, inputs = study.plan, study.inputs
-    test, leak = inputs.test.labels, reckoned(found)
-    jumps = {("pretrained", s): _accuracy(o, "drawn", study.drawn) for s, o in pretrained.items()}
+    def starts(self) -> dict[tuple[str, int], Run]:
+        """("pretrained", seed) -> part 1's network of 62 characters, asked about MNIST and the
+        pictures in folders. A random start is none of these."""
+        audited = np.arange(min(self.plan.audited, len(self.truth)))
+        tests = {
+            "mnist": self.test,
+            "held_out": self.true_held_out,
+            "audited": self.folders.take(audited),
+        }
 
-    def entry(outcome, seed, **more):
-        return {"seed": seed, **more, **common.tested(outcome, test)}
+        def measure(outcome):
+            reached = {
+                f"{name}_accuracy": analysis.accuracy(
+                    tests[test].labels, outcome.tests[test][:, :10].argmax(1)
+                )
+                for name, test in (("test", "mnist"), ("held_out", "held_out"))
+            }
+            return reached | {"seconds": outcome.seconds}, {}
 
-    def pace(outcome, start, seed):
-        return common.pace(outcome, jumps.get((start, seed), 0.1))  # of random weights, chance
+        settings = self._settings(part2.PRETRAINING, self.plan.pretraining_epochs)
+        return {
+            ("pretrained", seed): self.declare(
+                "start/pretrained", seed, settings, self.characters, classes=62, tests=tests,
+                measure=measure,
+            )
+            for seed in range(max(self.plan.pretrained_seeds, self.plan.naive_seeds))
+        }  # fmt: skip
 
-    arms = {f"naive-{start}": {"runs": []} for start in STARTS}
-    for (start, seed), outcome in naive.items():
-        row = entry(outcome, seed, epochs=plan.naive_epochs) | pace(outcome, start, seed)
-        row["argmin_accuracy"] = analysis.accuracy(test, outcome.tests["mnist"].argmin(1))
-        row["held_out_folder_loss"] = _folder_loss(outcome.probabilities, study.kept.labels)
-        arms[f"naive-{start}"]["runs"].append(row)
-    stages = {"weak": (weak, plan.epochs), "recovered": (second, plan.second_epochs)}
-    stages["hard"] = {("random", seed): one for seed, one in hard.items()}, plan.second_epochs
-    for stage, (outcomes, epochs) in stages.items():
-        for (start, seed), outcome in outcomes.items():
-            labels = recover(outcome.tests["given"], inputs.given.labels, leak)
-            row = entry(outcome, seed, epochs=epochs)
-            if stage == "weak":
-                row |= pace(outcome, start, seed)
-            row["recovered_share"] = analysis.accuracy(inputs.truth, labels)
-            arms.setdefault(f"{stage}-{start}", {"runs": []})["runs"].append(row)
-    for (size, draw), outcome in sized.items():
-        row = entry(outcome, draw, size=size)
-        arms.setdefault("size/random", {"runs": []})["runs"].append(row)
-    for (loss, seed), outcome in compared.items():
-        arms.setdefault(f"loss/{loss}", {"runs": []})["runs"].append(entry(outcome, seed))
-    accuracy = {arm: common.column(arms, arm, "test_accuracy") for arm in arms}
-    results = {
-        "part": 3,
-        "images": len(inputs.given.labels),
-        "plan": dataclasses.asdict(plan),
-        "headline": {
-            "arm": "recovered-random",
-            "metric": "test_accuracy",
-            **common.as_row(analysis.mean_interval(accuracy["recovered-random"])),
-        },
-        "arms": arms,
-        "final": [
-            {"arm": arm, **common.as_row(analysis.mean_interval(accuracy[arm]))}
-            for arm in arms
-            if "/" not in arm
-        ],
-        "argmin": {
-            start: common.as_row(
-                analysis.mean_interval(common.column(arms, f"naive-{start}", "argmin_accuracy"))
+    def _before(self, start: Run | None) -> float:
+        """A start's accuracy on the pictures held out; of random weights, chance."""
+        return self.row(start)["held_out_accuracy"] if start else 0.1
+
+    def naive(self, starts: dict) -> dict[tuple[str, int], Run]:
+        """(start, seed) -> believing the folders."""
+        settings = self._settings(NAIVE, self.plan.naive_epochs)
+
+        def measure(outcome, before):
+            logs = np.log(np.maximum(outcome.probabilities, 1e-12))
+            folder_loss = analysis.negative_log_likelihood(self.held_out.labels, logs)
+            least_likely = outcome.tests["mnist"].argmin(1)
+            return self.learned(
+                outcome, before, CURVES, held_out_folder_loss=folder_loss,
+                argmin_accuracy=analysis.accuracy(self.test.labels, least_likely),
+            )  # fmt: skip
+
+        return {
+            (start, seed): self.declare(
+                f"naive-{start}", seed, settings, self.rest, start=starts.get((start, seed)),
+                held_out=self.true_held_out, arrays=CURVES,
+                measure=partial(measure, before=self._before(starts.get((start, seed)))),
+                varies={"epochs": self.plan.naive_epochs},
             )
             for start in STARTS
-        },
-        "pretrained_advantage": common.as_row(
-            analysis.paired_interval(
-                accuracy["recovered-pretrained"],
-                accuracy["recovered-random"][: plan.pretrained_seeds],
+            for seed in range(self.plan.naive_seeds)
+        }  # fmt: skip
+
+    def compared(self) -> list[Run]:
+        """A short training on fewer pictures with each loss."""
+        some = self.rest.take(np.arange(min(self.plan.compared_images, len(self.rest.labels))))
+        settings = self._settings(NAIVE, self.plan.compared_epochs, training__leak=self.leak)
+        return [
+            self.declare(
+                f"loss/{loss}", seed, vary(settings, **changes), some, held_out=self.held_out
             )
-        ),
-        "convergence": common.convergence(
-            arms,
-            tuple(f"weak-{start}" for start in STARTS),
-            int(weak["random", 0].history["step"][-1]),
-        ),
-        "audit": _audit_row(found),
-        "leak": leak,
-        "exact": _exact(inputs),
-        "selection": _selection(study, compared, leak),
-        "sizes": [
-            {
-                "size": size,
-                **common.as_row(
-                    analysis.mean_interval(
-                        [
-                            r["test_accuracy"]
-                            for r in arms["size/random"]["runs"]
-                            if r["size"] == size
-                        ]
-                    )
-                ),
-            }
-            for size in plan.sizes
+            for loss, changes in LOSSES.items()
+            for seed in range(self.plan.compared_seeds)
         ]
-        + [
-            {
-                "size": len(inputs.given.labels),
-                **common.as_row(analysis.mean_interval(accuracy["weak-random"])),
-            }
-        ],
-        "recovered_together": {
-            start: analysis.accuracy(
-                inputs.truth,
-                recover(
-                    np.mean([o.tests["given"] for (s, _), o in second.items() if s == start], 0),
-                    inputs.given.labels,
-                    leak,
-                ),
-            )
-            for start in STARTS
-        },
-        "parameters": sum(w.size for w in second["random", 0].weights),
-    }
-    arrays = _hardest(inputs, second["random", 0].tests["given"], leak)
-    for arm, outcomes in {"naive": naive, "weak": weak}.items():
+
+    def _stage(self, arm, seed, settings, examples, start, **more) -> Run:
+        """A training on all pictures, which are read afterwards."""
+        tests = {"mnist": self.test, "folders": self.folders}
+        varies = {"epochs": settings.training.epochs}
+        more = {"measure": self._recovered, **more}
+        return self.declare(
+            arm, seed, settings, examples, start=start, held_out=self.true_held_out, tests=tests,
+            varies=varies, **more,
+        )  # fmt: skip
+
+    def _recovered(self, outcome: Outcome, before: float | None = None) -> Measured:
+        labels = recover(outcome.tests["folders"], self.folders.labels, self.leak)
+        share = {"recovered_share": analysis.accuracy(self.truth, labels)}
+        if before is None:
+            return self.tested(outcome)[0] | share, {}
+        return self.learned(outcome, before, CURVES, **share)
+
+    def weak(self, starts: dict) -> dict[tuple[str, int], Run]:
+        """(start, seed) -> the strongest arms' first stage."""
+        counts = {"random": self.plan.seeds, "pretrained": self.plan.pretrained_seeds}
+        settings = self._settings(WEAK, self.plan.epochs, training__leak=self.leak)
+        found = {}
         for start in STARTS:
-            histories = [o.history for (s, _), o in outcomes.items() if s == start]
-            arrays[f"{arm}_steps"] = np.append(0, histories[0]["step"])
-            for metric in ("loss", "val_accuracy"):
-                stacked = np.stack([history[metric] for history in histories])
-                arrays[f"{arm}-{start}_{metric}"] = stacked.astype(np.float32)
-            starting = [jumps.get((start, seed), 0.1) for s, seed in outcomes if s == start]
-            arrays[f"{arm}-{start}_jump_start"] = np.array(starting)
-    return results, arrays
+            for seed in range(counts[start]):
+                begun = starts.get((start, seed))
+                found[start, seed] = self._stage(
+                    f"weak-{start}", seed, settings, self.folders, begun, arrays=CURVES,
+                    measure=partial(self._recovered, before=self._before(begun)),
+                )  # fmt: skip
+        return found
 
+    def second(self, weak: dict) -> dict[tuple[str, int], Run]:
+        """(start, seed) -> going on, sharpening growing from the first step: the targets are the
+        labels recovered, revised at each."""
+        settings = self._settings(
+            WEAK, self.plan.second_epochs, training__leak=self.leak,
+            training__sharpening_start=0.0,
+        )  # fmt: skip
+        return {
+            (start, seed): self._stage(f"recovered-{start}", seed, settings, self.folders, run)
+            for (start, seed), run in weak.items()
+        }
 
-def _accuracy(outcome: runs.Outcome, test: str, examples: Examples) -> float:
-    return analysis.accuracy(examples.labels, outcome.tests[test][:, :10].argmax(1))
+    def _labels_from(self, run: Run) -> np.ndarray:
+        """The labels that a run recovers, int (n,)."""
+        outcome = self.outcomes(run.tasks)[run.digest]
+        return recover(outcome.tests["folders"], self.folders.labels, self.leak)
 
+    def hard(self, weak: dict) -> list[Run]:
+        """Going on, from a random start's first stage, with cross-entropy on the labels that it
+        recovered."""
+        settings = self._settings(NAIVE, self.plan.second_epochs)
 
-def _folder_loss(probabilities: np.ndarray, folders: np.ndarray) -> float:
-    logs = np.log(np.maximum(probabilities, 1e-12))
-    return analysis.negative_log_likelihood(folders, logs)
+        def relabelled(run):
+            return dataclasses.replace(self.folders, labels=self._labels_from(run))
 
+        return [
+            self._stage(
+                "hard-random", seed, settings, partial(relabelled, run), run,
+                origin=f"labels recovered by {run.digest}",
+            )
+            for (start, seed), run in weak.items()
+            if start == "random"
+        ]  # fmt: skip
 
-def _audit_row(found: audit.Audit) -> dict:
-    return {
-        "verdict": found.verdict,
-        "reason": found.reason,
-        "advice": found.advice,
-        "own_folder_rate": common.as_row(found.own_folder_rate),
-        "transition": found.transition.tolist(),
-        "low": found.low.tolist(),
-        "high": found.high.tolist(),
-        "settled": int(found.settled.sum()),
-        "evidence": found.evidence,
-    }
+    def redrawn(self, weak: dict) -> list[Run]:
+        """Each of `TIMES` on folders drawn anew from the first network's recovered labels, of some
+        pictures; the others, with those labels, tell how good it is."""
+        first, count = weak["random", 0], self.plan.redrawn_images
+        others = self.folders.take(np.arange(count, len(self.truth)))
 
+        def folders():
+            known = self._labels_from(first)
+            rng = np.random.default_rng(5)
+            wrong = (known + rng.integers(1, 10, len(known))) % 10
+            drawn = np.where(rng.random(len(known)) < self.leak, known, wrong)
+            return Examples(pictures=self.folders.pictures[:count], labels=drawn[:count])
 
-def _exact(inputs: Inputs) -> dict:
-    """The true table of digits and folders, which MNIST's labels give."""
-    counts = analysis.confusion(inputs.truth, inputs.given.labels, 10)
-    return {"counts": counts.tolist(), "own_folder_rate": float(np.trace(counts) / counts.sum())}
+        def measure(outcome):
+            answers = outcome.tests["others"].argmax(1)
+            agreement = analysis.accuracy(self._labels_from(first)[count:], answers)
+            return {"recovered_agreement": agreement, "seconds": outcome.seconds}, {}
 
-
-def _selection(study: _Study, compared: dict, leak: float) -> list[dict]:
-    """Each loss' accuracy as the folders of held-out pictures tell it, as their digits do, and on
-    MNIST's test set; means over seeds."""
-    rows = []
-    for loss in LOSSES:
-        outcomes = [compared[loss, seed] for seed in range(study.plan.compared_seeds)]
-        # A network that was taught the folders says what a picture is by what it finds unlikely.
-        sign = -1 if loss == "cross-entropy" else 1
-        answers = [(sign * outcome.probabilities).argmax(1) for outcome in outcomes]
-        tested = [(sign * outcome.tests["mnist"]).argmax(1) for outcome in outcomes]
-        told = [estimate_accuracy(answer, study.kept.labels, leak) for answer in answers]
-        rows.append(
-            {
-                "loss": loss,
-                "told_by_folders": float(np.mean([one.mean for one in told])),
-                "told_low": float(np.mean([one.low for one in told])),
-                "told_high": float(np.mean([one.high for one in told])),
-                "told_by_digits": float(
-                    np.mean([analysis.accuracy(study.drawn.labels, answer) for answer in answers])
-                ),
-                **common.as_row(
-                    analysis.mean_interval(
-                        [analysis.accuracy(study.inputs.test.labels, answer) for answer in tested]
-                    )
-                ),
-            }
+        settings = self._settings(
+            WEAK, self.plan.redrawn_epochs, training__leak=self.leak, training__checks=(1, 1)
         )
-    return rows
+        return [
+            self.declare(
+                f"redrawn/{when}", 0, vary(settings, **changes), folders, measure=measure,
+                tests={"others": others}, origin=f"folders redrawn from {first.digest}",
+            )
+            for when, changes in TIMES.items()
+        ]  # fmt: skip
 
+    def sized(self) -> list[Run]:
+        """The first stage, from a random start, on fewer pictures, which are repeated so that there
+        are enough steps."""
 
-def _hardest(inputs: Inputs, probabilities: np.ndarray, leak: float, count: int = 24) -> dict:
-    """The pictures whose recovered label is not MNIST's, the surest first."""
-    labels = recover(probabilities, inputs.given.labels, leak)
-    wrong = np.flatnonzero(labels != inputs.truth)
-    sure = probabilities[wrong, labels[wrong]]
-    chosen = wrong[np.argsort(-sure)[:count]]
-    return {
-        "hard_rows": inputs.rows[chosen],
-        "hard_recovered": labels[chosen].astype(np.uint8),
-        "hard_truth": inputs.truth[chosen].astype(np.int8),
-    }
+        def one(size, draw):
+            order = np.random.default_rng(draw).permutation(len(self.truth))
+            rows = np.tile(order[:size], max(1, 1280 // size))
+            epochs = math.ceil(self.plan.side_steps / (len(rows) // 64))
+            settings = self._settings(
+                WEAK, max(self.plan.leak_epochs, epochs), training__batch=64,
+                training__leak=self.leak, training__checks=(1, 1),
+            )  # fmt: skip
+            examples = self.folders.take(rows)
+            return self.declare("size/random", draw, settings, examples, varies={"size": size})
 
+        draws = range(self.plan.side_seeds)
+        return [one(size, draw) for size in self.plan.sizes for draw in draws]
 
-def describe(study: Study, results: dict, arm: str) -> dict:
-    """What stands beside a committed network: how to use it, and how it came about."""
-    return {
-        "class_names": list(config.DIGIT_NAMES),
-        "settings": dataclasses.asdict(study.settings[arm]),
-        "input": "picture: pixels 0-255, bright ink on black, as in MNIST",
-        "start": "part 1's 62 characters" if arm.endswith("pretrained") else "random",
-        "labels": "folders of mnistTask3.zip, all but a few of them wrong",
-        "data": results["data"],
-        "versions": results["versions"],
-        "test_accuracy": results["arms"][arm]["runs"][0]["test_accuracy"],
-    }
+    def add_own_labels(self, share: float, seed: int = 0) -> Examples:
+        """The pictures in folders, so many more of them moved to their own. To put them there takes
+        their digits; training sees the folders alone."""
+        moved = np.random.default_rng([seed, 4]).random(len(self.truth)) < share
+        labels = np.where(moved & (self.truth >= 0), self.truth, self.folders.labels)
+        return dataclasses.replace(self.folders, labels=labels)
+
+    def leaky(self, audits: dict[float, dict]) -> list[Run]:
+        """The first stage, from a random start, with more pictures in their own folders; each loss
+        as it is, and balanced. audits: of these folders, by the share added."""
+        return [
+            self.declare(
+                f"leak/{loss}", seed,
+                self._settings(
+                    WEAK, self.plan.leak_epochs, training__balance=balance,
+                    training__leak=own_label_rate(found),
+                ),
+                self.add_own_labels(added, seed), varies={"added": added},
+            )
+            for added, found in audits.items()
+            for loss, balance in (("as it is", 0.0), ("balanced", 1.0))
+            for seed in range(self.plan.side_seeds)
+        ]  # fmt: skip
+
+    def select(self, compared: list[Run]) -> None:
+        """Each loss' accuracy as the folders of held-out pictures tell it, as their digits do, and
+        on MNIST's test set; means over seeds."""
+        digits = self.true_held_out.labels
+
+        def select(outcomes, sign):
+            answers = [(sign * outcome.probabilities).argmax(1) for outcome in outcomes]
+            tested = [(sign * outcome.tests["mnist"]).argmax(1) for outcome in outcomes]
+            told = [estimate_accuracy(a, self.held_out.labels, self.leak) for a in answers]
+            bounds = np.mean([[one.mean, one.low, one.high] for one in told], 0)
+            right = [analysis.accuracy(self.test.labels, answer) for answer in tested]
+            return {
+                "told_by_folders": analysis.Interval(*bounds.tolist(), len(digits)),
+                "told_by_digits": float(np.mean([analysis.accuracy(digits, a) for a in answers])),
+                "test_accuracy": analysis.mean_interval(right),
+            }, {}
+
+        for loss in LOSSES:
+            # A network that was taught the folders says what a picture is by what is least likely.
+            sign = -1 if loss == "cross-entropy" else 1
+            tasks = [run.task for run in compared if run.arm == f"loss/{loss}"]
+            self.derive(f"selection/{loss}", tasks, partial(select, sign=sign))
+
+    def check(self, second: dict) -> None:
+        """The recovered labels beside MNIST's: what networks recover together, and the pictures
+        that the first is surest of and wrong about; and the true table of digits and folders."""
+        counts = analysis.confusion(self.truth, self.folders.labels, 10)
+        own = float(np.trace(counts) / counts.sum())
+        self.info["facts"]["exact"] = {"counts": counts, "own_folder_rate": own}
+
+        def together(outcomes):
+            mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
+            labels = recover(mean, self.folders.labels, self.leak)
+            return analysis.accuracy(self.truth, labels), {}
+
+        def hardest(outcomes):
+            probabilities = outcomes[0].tests["folders"]
+            labels = recover(probabilities, self.folders.labels, self.leak)
+            wrong = np.flatnonzero(labels != self.truth)
+            chosen = wrong[np.argsort(-probabilities[wrong, labels[wrong]])[:24]]
+            return None, {
+                "pictures": self.folders.pictures[chosen, ..., 0],
+                "folder": self.folders.labels[chosen].astype(np.uint8),
+                "recovered": labels[chosen].astype(np.uint8),
+                "truth": self.truth[chosen].astype(np.int8),
+            }
+
+        for start in STARTS:
+            tasks = [run.task for (one, _), run in second.items() if one == start]
+            self.derive(f"recovered together/{start}", tasks, together)
+        self.derive("hardest", second["random", 0].tasks, hardest)

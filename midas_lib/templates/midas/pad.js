@@ -1,5 +1,5 @@
 "use strict";
-// Reads what one draws. `preprocess` and `answer` do what data.preprocess and the network do.
+// Reads what one draws. `preprocess` and `answer` do what images.preprocess and the network do.
 // A variable, so that a notebook may run this twice.
 var pad = (() => {
   const [WIDTH, HEIGHT, INK, SIZE, FINE] = [300, 225, 127, 28, 112];

@@ -1,0 +1,170 @@
+"""Pictures: any image file or array to gray, to a scan, and to the network's input.
+
+A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter of the archive's
+1200x900 each way, whatever the picture was. From the scan come the network's two inputs, the
+cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from midas_lib.config import Preprocessing, UserError
+
+SCAN_SHAPE = (225, 300)
+INK = 127  # a pixel above this, ink bright, is ink
+# The archive's tablet left a pen dot at one spot of some scans: a fraction of the scan's width
+# and height (both from-to), and the largest such dot's side in pixels.
+STRAY_DOT = {"x": (0.65, 0.75), "y": (0.06, 0.13), "side": 25}
+MAX_PIXELS = 50_000_000
+
+
+def read_scan(image, name: str = "image") -> np.ndarray:
+    """The scan, uint8 (225, 300), of an image, see `read_image`.
+
+    Raises `UserError`, naming it, when it cannot be read or holds no ink.
+    """
+    name = str(image) if isinstance(image, str | Path) else name
+    scanned = scan(read_image(image, name))
+    try:
+        ink(scanned)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    return scanned
+
+
+def read_image(image, name: str = "image") -> np.ndarray:
+    """A picture as gray uint8 (height, width).
+
+    image: a path, the bytes of an image file, a PIL image, or an array (h, w), (h, w, 1),
+    (h, w, 3) or (h, w, 4) of integers, floats in 0-1, or booleans; colours in RGB order. Palette
+    and 16-bit files are read too; transparent pixels count as white paper, or as black where the
+    ink would not show on white.
+    name: what an error calls it. Raises `UserError` when it cannot be read.
+    """
+    if isinstance(image, str | Path):
+        try:
+            image, name = Path(image).read_bytes(), str(image)
+        except OSError as error:
+            raise UserError(f"{image}: {error.strerror}; give the path of an image file") from None
+    if isinstance(image, bytes):
+        try:
+            pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # an empty buffer, or a size beyond OpenCV's limits
+            pixels = None
+        if pixels is None:
+            raise UserError(f"{name}: not a readable image; give a PNG, JPEG, BMP or TIFF file")
+        return _gray(pixels, name, cv2.COLOR_BGR2GRAY)
+    if hasattr(image, "convert") and not image.mode.startswith("I"):  # 16 bits would be clipped
+        image = image.convert("RGBA")
+    return _gray(np.asarray(image), name, cv2.COLOR_RGB2GRAY)
+
+
+def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    colours = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
+    if not (colours or pixels.ndim == 2) or not pixels.size or pixels.dtype.kind not in "uifb":
+        raise UserError(f"{name}: shape {pixels.shape} is no image; give (h, w[, 1|3|4])")
+    if pixels.size > MAX_PIXELS * 4:
+        raise UserError(f"{name}: over {MAX_PIXELS // 10**6} million pixels; make it smaller")
+    kind, full = ("floating-point", 1) if pixels.dtype.kind in "fb" else ("integer", 65535)
+    largest = pixels.max()
+    if not (pixels.min() >= 0 and largest <= full):  # nan is neither
+        raise UserError(f"{name}: {kind} pixels must lie between 0 and {full}")
+    if kind == "integer" and largest <= 255 and pixels.dtype != np.uint16:
+        full = 255
+    if pixels.dtype not in (np.uint8, np.uint16):  # OpenCV knows these, and float32
+        pixels = pixels.astype(np.float32)
+    gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), conversion) if colours else pixels
+    if gray.dtype != np.uint8:
+        gray = np.rint(gray * (255 / full)).astype(np.uint8)
+    if colours and pixels.shape[2] == 4:
+        opacity = pixels[..., 3] / full
+        on_white = gray * opacity + 255 * (1 - opacity)
+        gray = np.rint(on_white if np.ptp(on_white) > 32 else gray * opacity).astype(np.uint8)
+    return gray
+
+
+def scan(image: np.ndarray) -> np.ndarray:
+    """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): resized, by area (down) or
+    linearly (up), until it fits, and padded with its own paper, the picture in the middle."""
+    height, width = image.shape
+    scale = min(SCAN_SHAPE[0] / height, SCAN_SHAPE[1] / width)
+    fitted = [max(1, round(side * scale)) for side in (width, height)]
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(image, fitted, interpolation=interpolation)
+    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
+    padding = [(extra // 2, extra - extra // 2) for extra in spare]
+    return np.pad(resized, padding, constant_values=_paper(image))
+
+
+def _paper(image: np.ndarray) -> int:
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    return int(np.median(border))
+
+
+def ink(scanned: np.ndarray) -> np.ndarray:
+    """A scan, dark on light or light on dark, as uint8 with black paper and the ink at up to 255.
+
+    The border's median is the paper; the stray pen dot of the archive's tablet is wiped out where
+    there is other ink. Raises `UserError` for an image without ink.
+    """
+    paper = _paper(scanned)
+    strength = np.abs(scanned.astype(np.int16) - paper)
+    if strength.max() < 32:
+        raise UserError("no ink in the image: it is one even colour; give a picture of a character")
+    bright = np.rint(strength * (255.0 / strength.max())).astype(np.uint8)
+    count, parts, boxes, centres = cv2.connectedComponentsWithStats(
+        (bright > INK).astype(np.uint8), connectivity=8
+    )
+    for part in range(1, count if count > 2 else 0):
+        (left, right), (top, bottom) = STRAY_DOT["x"], STRAY_DOT["y"]
+        x, y = centres[part] / SCAN_SHAPE[::-1]
+        at_spot = left < x < right and top < y < bottom
+        if at_spot and boxes[part, 2:4].max() <= STRAY_DOT["side"]:
+            bright[cv2.dilate((parts == part).astype(np.uint8), np.ones((3, 3))) > 0] = 0
+    return bright
+
+
+def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """Scans uint8 (n, 225, 300) to the network's inputs.
+
+    Returns the pictures, uint8 (n, size, size, 1), bright ink on black, and the geometry, float32
+    (n, 2): the glyph's top and bottom edge as shares of the scan's height, from the top.
+    Raises `UserError` for a scan without ink.
+    """
+    pictures = np.empty((len(scans), settings.size, settings.size, 1), np.uint8)
+    geometry = np.empty((len(scans), 2), np.float32)
+    for i, scanned in enumerate(scans):
+        bright = ink(scanned)
+        rows, columns = (np.flatnonzero((bright > INK).any(axis)) for axis in (1, 0))
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        geometry[i] = top / SCAN_SHAPE[0], bottom / SCAN_SHAPE[0]
+        centre, side = ((left + right) / 2, (top + bottom) / 2), float(SCAN_SHAPE[1])
+        if settings.mode == "crop":
+            side = max(bottom - top, right - left) * (1 + 2 * settings.margin)
+        elif settings.mode == "mnist":
+            mass = bright[top:bottom, left:right].astype(float)
+            centre = (
+                left + mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum(),
+                top + mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum(),
+            )
+            side = max(bottom - top, right - left) * 28 / 20
+        elif settings.mode == "scale":
+            side = 190.0  # the largest glyph still fits, all but its outermost pixels
+        else:
+            centre = (SCAN_SHAPE[1] / 2, SCAN_SHAPE[0] / 2)
+        pictures[i, ..., 0] = _window(bright, centre, side, settings.size)
+    return pictures, geometry
+
+
+def _window(image: np.ndarray, centre, side: float, size: int) -> np.ndarray:
+    """The square of `side` pixels round `centre`, resized to `size` without aliasing."""
+    fine = 4 * size
+    scale = fine / side
+    shift = [fine / 2 - c * scale for c in centre]
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
+    window = cv2.warpAffine(image, matrix, (fine, fine), flags=cv2.INTER_LINEAR)
+    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,223 @@
+"""Pages: run a notebook, render what it shows as one file of HTML, and the index of them all."""
+
+import base64
+import html
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
+
+from midas_lib import colab, config, files, results, show
+from midas_lib.config import UserError
+from midas_lib.results import BENCH, PARTS, stem
+
+TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}  # of parameters
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel of this interpreter that finds this library, whatever kernels a user installed."""
+
+    kernel_spec = KernelSpec(
+        **get_kernel_dict(["--log-level=ERROR"]),  # it warns of unencrypted loopback otherwise
+        env={"PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+    )
+
+
+def parts() -> list[int]:
+    """The parts that have a notebook."""
+    return [part for part in PARTS if _notebook(part)]
+
+
+def _notebook(part: int | str) -> Path | None:
+    return min((config.ROOT / "notebooks").glob(f"{stem(part)}_*.ipynb"), default=None)
+
+
+def run_notebook(part: int | str, *, profile: str, parameters: dict | None = None) -> Path:
+    """Execute a part's notebook, or the `BENCH`'s, put its page beside the results that it ended
+    with, and return the page.
+
+    `parameters` are the notebook's own; unless they say otherwise, a part trains what is missing
+    (`train=True`). Raises `UserError` for a parameter the notebook does not have, and when a cell
+    fails: the unfinished notebook and its page then lie in `executed/failed/`, and the last good
+    report is left as it was.
+    """
+    config.check_profile(profile)
+    notebook = _notebook(part)
+    if notebook is None:
+        raise UserError(f"{stem(part)}: no notebook {stem(part)}_*.ipynb in notebooks/")
+    train = {} if part == BENCH else {"train": True}
+    parameters = {"profile": profile, **train, **(parameters or {})}
+    _check_parameters(notebook, parameters)
+    failed = config.ROOT / "executed" / "failed" / f"{stem(part)}.html"
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / notebook.name
+        try:
+            papermill.execute_notebook(
+                notebook,
+                executed,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_Kernel,
+                shutdown_kernel="immediate",  # asked politely, an interrupted one argues
+                progress_bar=False,
+                stdout_file=sys.stderr,  # standard output is the program's own
+                stderr_file=sys.stderr,
+            )
+        except (papermill.PapermillExecutionError, DeadKernelError) as error:
+            message = _message(error)
+            run = nbformat.read(executed, as_version=4)
+            files.write(failed.with_suffix(".ipynb"), nbformat.writes(run).encode())
+            files.write(failed, _render(run, error=message).encode())
+            reason = message.splitlines()[0]
+            if not parameters.get("train") and reason.startswith("KeyError: "):
+                missing = reason.removeprefix("KeyError: ")
+                reason = f"its results file has no {missing}; run the part anew"
+            where = results.relative(failed)
+            raise UserError(f"{stem(part)} failed: {reason} (see {where})") from None
+        run = nbformat.read(executed, as_version=4)
+    ended = next(filter(None, map(_note, reversed(run.cells))), None)
+    if ended is None:
+        raise RuntimeError(f"the last cell of {notebook.name} must call show.finish")
+    page = ended.parent.parent / f"{stem(part)}.html"
+    files.write(page, _render(run, info=results.read_info(ended)).encode())
+    for stale in (failed, failed.with_suffix(".ipynb")):
+        stale.unlink(missing_ok=True)
+    return page
+
+
+def _check_parameters(notebook: Path, parameters: dict) -> None:
+    known = papermill.inspect_notebook(notebook)
+    for name, value in parameters.items():
+        if name not in known:
+            names = ", ".join(sorted(known))
+            raise UserError(f"{notebook.name} has no parameter {name!r}; it has: {names}")
+        wanted = known[name]["inferred_type_name"]
+        is_bool = isinstance(value, bool)  # Python would take it for an int
+        if wanted in TYPES and not (
+            isinstance(value, TYPES[wanted]) and is_bool == (wanted == "bool")
+        ):
+            raise UserError(f"{notebook.name}: parameter {name} is {wanted}, not {value!r}")
+
+
+def _message(error: Exception) -> str:
+    """One exception as text; a user's mistake speaks for itself, others carry their type."""
+    name = getattr(error, "ename", type(error).__name__)
+    value = getattr(error, "evalue", str(error)).strip()
+    return value if name == "UserError" and value else f"{name}: {value}".removesuffix(": ")
+
+
+def _note(cell) -> Path | None:
+    """The results file that a cell ended its notebook with, as `show.finish` noted it."""
+    notes = (output.get("metadata", {}).get(show.NOTE) for output in cell.get("outputs", []))
+    return next(map(Path, filter(None, notes)), None)
+
+
+def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
+    """The executed notebook as one self-contained HTML page."""
+    from nbconvert import HTMLExporter
+
+    # The template shows errors in its own way, and a page loads no badge.
+    hidden = {"papermill-error-cell-tag", colab.TAG}
+    run.cells = [cell for cell in run.cells if not hidden & set(cell.metadata.get("tags", []))]
+    for cell in run.cells:
+        if _note(cell):  # where the files lie on this machine is not the reader's business
+            cell.outputs = []
+        if cell.cell_type == "markdown":
+            cell.source = show.typeset(cell.source)
+    run.cells = _join(run.cells)
+    text = "\n".join(cell.source for cell in run.cells if cell.cell_type == "markdown")
+    title = re.search(r"^# +(.+?) *$", text, re.MULTILINE)
+    exporter = HTMLExporter(
+        template_name="midas",
+        extra_template_basedirs=[str(show.TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        embed_images=True,
+    )
+    resources = {
+        "metadata": {
+            "name": title[1] if title else "Report",
+            "path": str(config.ROOT / "notebooks"),
+        },
+        "results": info,
+        "standin": info is not None and results.is_standin(info),
+        "error": error,
+        "index_href": "../index.html" if error else "index.html",
+    }
+    return _add_contents(exporter.from_notebook_node(run, resources)[0])
+
+
+def _join(cells: list) -> list:
+    """The cells, with the code of those that show nothing put before that of the next one that
+    does, so that there is one place to unfold it."""
+    joined, silent = [], None
+    for cell in cells:
+        if cell.cell_type == "code":
+            if silent is not None:
+                cell.source = f"{silent.source}\n\n{cell.source}"
+                cell.outputs = silent.outputs + cell.outputs
+            shows = any(output.output_type != "stream" for output in cell.outputs)
+            silent = None if shows else cell
+        if cell is not silent:
+            joined.append(cell)
+    return joined if silent is None else [*joined, silent]
+
+
+def _add_contents(page: str) -> str:
+    """The page with an anchor on each section and a list of them where the template asks."""
+    entries = []
+
+    def anchor(heading):
+        title = html.unescape(re.sub(r"<[^>]+>", "", heading[1]))
+        name = re.sub(r"\W+", "-", title.lower()).strip("-")
+        entries.append(f'<li><a href="#{name}">{heading[1]}</a></li>')
+        return f'<h2 id="{name}">{heading[1]}</h2>'
+
+    page = re.sub(r"<h2>(.*?)</h2>", anchor, page)
+    return page.replace("<!--contents-->", f"<ol>{''.join(entries)}</ol>", 1)
+
+
+def render_pages(profile: str = "full") -> list[Path]:
+    """Draw anew, without training, the page of each part that has results, and the bench's; then
+    the index."""
+    pages = [
+        run_notebook(part, profile=profile, parameters={} if part == BENCH else {"train": False})
+        for part in [*parts(), BENCH]
+        if results.exists(part, profile)
+    ]
+    return [*pages, write_index(results.pages_folder(profile))]
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html` into a folder of reports, from the results files of those that were drawn
+    to their end; return its path."""
+    entries = {part: _entry(folder, part) for part in [*PARTS, BENCH]}
+    standin = any(entry and results.is_standin(entry["info"]) for entry in entries.values())
+    page = show.fill("contents", parts=PARTS, entries=entries, standin=standin)
+    files.write(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def _entry(folder: Path, part: int | str) -> dict | None:
+    """What the index tells of a part, or of the `BENCH`; None where it has no finding yet."""
+    path, page = folder / "results" / f"{stem(part)}.json", folder / f"{stem(part)}.html"
+    info = results.read_info(path) if path.exists() else {}
+    if "finding" not in info:
+        return None
+    picture = page.with_suffix(".png")
+    return {
+        "info": info,
+        "finding": show.typeset(info["finding"]),
+        "page": page.name if page.exists() else None,
+        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
+        "standin": results.is_standin(info),
+    }

@@ -1,0 +1,106 @@
+"""The run store: what finished and interrupted trainings left on disk, a file of arrays each."""
+
+import contextlib
+import datetime
+import errno
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from midas_lib import config, files
+from midas_lib.config import UserError
+
+
+def read(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray] | None:
+    """An entry's arrays whose names begin so, each verified by its checksum; None where there is no
+    entry. A damaged one is set aside, under the suffix ".damaged", and counts as none."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                # To its end, where the checksum is compared, before anything believes what it says.
+                stored = {
+                    name: archive.read(f"{name}.npy") for name in names if name.startswith(prefixes)
+                }
+            file.seek(-12, io.SEEK_END)  # the end record says how many members there were
+            if len(names) != int.from_bytes(file.read(2), "little"):
+                raise zipfile.BadZipFile("members are missing")
+            return {name: np.load(io.BytesIO(content)) for name, content in stored.items()}
+        except Exception as error:  # damage trips zipfile and numpy up in many ways
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a damaged offset
+                raise
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.replace(path.with_suffix(".damaged"))
+    return None
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Make or replace an entry, as a whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    files.write(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Tells the user what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: {reason}; finished runs are kept, mend it and go on") from None
+
+
+def finished(folder: Path | None = None) -> list[Path]:
+    """The store's finished runs (default store: `config.RUNS`), oldest first."""
+    found = [p for p in Path(folder or config.RUNS).glob("*.npz") if ".part" not in p.suffixes]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def details(path: Path, whole: bool = False) -> dict:
+    """What a finished run holds: name, date, seconds of training, bytes, settings, and the last
+    entry of each metric in its history. Only these are read and verified, unless `whole`. Raises
+    `UserError` for a damaged run, which is set aside."""
+    stat = path.stat()
+    arrays = read(path, ("",) if whole else ("history_", "seconds", "settings"))
+    if arrays is None:
+        raise UserError(f"{path.name}: damaged, set aside; its study will train it anew")
+    history = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
+    date = datetime.datetime.fromtimestamp(stat.st_mtime, datetime.UTC)
+    return {
+        "name": path.stem,
+        "date": date.strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": float(arrays["seconds"]),
+        "bytes": stat.st_size,
+        "settings": json.loads(str(arrays["settings"])),
+        # Nothing of a network that was not trained, only asked.
+        "last": {name: float(values[-1]) for name, values in history.items() if len(values)},
+    }
+
+
+def prune(folder: Path | None = None) -> list[Path]:
+    """Remove and return what no run needs: damaged entries, temporary files an hour old (a younger
+    one may be in the making), locks that nobody holds, and states of runs finished since."""
+    folder = Path(folder or config.RUNS)
+    states = folder.glob("*.part.npz")
+    leftovers = [p for p in states if (folder / p.name.replace(".part", "")).exists()]
+    leftovers += folder.glob("*.damaged")
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was in the making, and is made
+            if time.time() - path.stat().st_mtime > 3600:
+                leftovers.append(path)
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    for path in folder.glob("*.lock"):
+        with contextlib.suppress(BlockingIOError), files.lock(path, wait=False):
+            leftovers.append(path)  # removed with the lock on it
+    return leftovers

@@ -1,0 +1,270 @@
+"""What the parts' studies share: runs declared, finished once, and measured into one table."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from midas_lib import analysis, config, data, results, runs
+from midas_lib.config import Settings, UserError
+from midas_lib.results import Results
+from midas_lib.runs import Outcome, Task
+from midas_lib.studies import tables
+
+Measured = tuple[dict, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A row of a study's table that is, or is to be.
+
+    arm, seed: its name among the others. task: the training that it rests on, or several. measure:
+    from their outcomes to the row's metrics, and to arrays that are kept by name. varies: further
+    columns that tell it from the arm's other runs. arrays: names of those that a page needs.
+    """
+
+    arm: str
+    seed: int
+    task: Task | tuple[Task, ...]
+    measure: Callable[..., Measured]
+    varies: dict = field(default_factory=dict)
+    arrays: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return self.task if isinstance(self.task, tuple) else (self.task,)
+
+    @property
+    def digest(self) -> str:
+        """The task's name, or a digest of several tasks' names."""
+        names = [task.name for task in self.tasks]
+        return names[0] if len(names) == 1 else config.digest(names)[:24]
+
+    @property
+    def place(self) -> str:
+        """What its arrays' names begin with."""
+        return f"{self.arm}/{self.digest}"
+
+
+class Study:
+    """One part's study: its table of runs, and what else its page is drawn from.
+
+    A run whose digest stands in the table that an earlier study of this profile wrote is taken from
+    there, and neither trained nor loaded. fresh: train everything anew. jobs: as in `runs.run_all`.
+    """
+
+    def __init__(self, part: int, profile: str, plan, datasets: dict, *, jobs=None, fresh=False):
+        self.part, self.plan, self.jobs, self.fresh = part, plan, jobs, fresh
+        self.info = results.provenance(profile, datasets)
+        self.info |= {"plan": dataclasses.asdict(plan)}
+        self.info |= {name: {} for name in ("facts", "digests", "checkpoints")}
+        known = None if fresh else results.written(part, self.info)
+        self.known = known or Results(info={}, table=pd.DataFrame(), arrays={}, path=None)
+        records = self.known.table.to_dict("records")
+        self._known_rows = {f"{row['arm']}/{row['digest']}": row for row in records}
+        self._rows, self._varies, self.arrays = {}, set(), {}
+        self._finished, self._used = set(), {}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each run finished so far; what tells it from others stands before its digest,
+        its metrics after."""
+        table = pd.DataFrame(list(self._rows.values()))
+        names = [name for name in table if name in {"arm", "seed"} | self._varies]
+        return table[[*names, "digest", *table.columns.drop([*names, "digest"])]]
+
+    def finish(self, wanted: list[Run]) -> None:
+        """Add a row for each run, in this order; those that have none yet are trained together."""
+        kept = {run for run in wanted if self._stands(run)}
+        outcomes = self.outcomes([task for run in wanted if run not in kept for task in run.tasks])
+        for run in wanted:
+            self._varies |= run.varies.keys()
+            if run in kept:
+                self._used |= {task.name: True for task in run.tasks}
+                self._rows[run.place] = self._known_rows[run.place]
+                stored, prefix = self.known.arrays, f"{run.place}/"
+                self.arrays |= {k: v for k, v in stored.items() if k.startswith(prefix)}
+            else:
+                metrics, arrays = run.measure(*(outcomes[task.name] for task in run.tasks))
+                name = {"arm": run.arm, "seed": run.seed, **run.varies, "digest": run.digest}
+                self._rows[run.place] = name | metrics
+                self.arrays |= {f"{run.place}/{key}": value for key, value in arrays.items()}
+
+    def _stands(self, run: Run) -> bool:
+        return run.place in self._known_rows and all(
+            f"{run.place}/{name}" in self.known.arrays for name in run.arrays
+        )
+
+    def row(self, run: Run) -> dict:
+        """A finished run's row."""
+        return self._rows[run.place]
+
+    def array(self, run: Run, name: str) -> np.ndarray:
+        """An array of a finished run; where it was not kept, the run is measured anew."""
+        key = f"{run.place}/{name}"
+        if key not in self.arrays:
+            outcomes = self.outcomes(run.tasks)
+            _, arrays = run.measure(*(outcomes[task.name] for task in run.tasks))
+            self.arrays |= {f"{run.place}/{other}": value for other, value in arrays.items()}
+        return self.arrays[key]
+
+    def outcomes(self, tasks) -> dict[str, Outcome]:
+        """Each task's outcome by its name, from the run store or trained."""
+        new = [task for task in tasks if task.name not in self._finished]
+        if self.fresh and new:
+            runs.run_all(new, jobs=self.jobs, fresh=True)
+        found = dict(zip((t.name for t in tasks), runs.run_all(tasks, jobs=self.jobs), strict=True))
+        for task in new:
+            self._finished.add(task.name)
+            self._used[task.name] = found[task.name].reused and not self.fresh
+        return found
+
+    def derive(self, name: str, tasks, compute: Callable[..., Measured], outcomes: bool = True):
+        """What is no run's own, under `facts[name]`: from an earlier study where that had it from
+        the same tasks, else computed. compute: from the tasks' outcomes, or without `outcomes` from
+        nothing, to the facts, for JSON, and arrays, which are kept as "name/key". Returns the
+        facts."""
+        tasks = list(tasks)
+        digest = config.digest([name, *(task.name for task in tasks)])[:24]
+        if self.known.info.get("digests", {}).get(name) == digest:
+            facts = self.known.info["facts"].get(name)
+            arrays = {k: v for k, v in self.known.arrays.items() if k.startswith(f"{name}/")}
+        else:
+            found = self.outcomes(tasks) if outcomes else {}
+            inputs = [[found[task.name] for task in tasks]] if outcomes else []
+            facts, arrays = compute(*inputs)
+            arrays = {f"{name}/{key}": value for key, value in arrays.items()}
+        self.info["digests"][name] = digest
+        self.info["facts"][name] = facts
+        self.arrays |= arrays
+        return facts
+
+    def checkpoint(self, name: str, run: Run, metric: str, build=None, **description) -> None:
+        """Keep a run's network as this part's checkpoint `name`, unless it is there already.
+
+        metric: of the run's row, to be written down with it. build: from the run's outcome to the
+        network (default: `rebuild`). description: more of what stands beside it.
+        """
+        from midas_lib.inference import save_classifier
+
+        (task,), row = run.tasks, self.row(run)
+        path = results.checkpoint_path(self.info, self.part, name)
+        noted = {"arm": run.arm, "seed": run.seed, metric: row[metric]}
+        self.info["checkpoints"][results.relative(path)] = noted
+        try:
+            notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            notes = {}
+        if path.exists() and notes.get("run") == task.name:
+            return
+        model = (build or rebuild)(self.outcomes([task])[task.name], task.settings)
+        description = {
+            "class_names": list(config.CLASS_NAMES[: task.classes]),
+            "settings": dataclasses.asdict(task.settings),
+            "run": task.name,
+            "data": self.info["data"],
+            "versions": self.info["versions"],
+            metric: row[metric],
+            **description,
+        }
+        save_classifier(model, path, description)
+
+    def write(self, arm: str, metric: str, **more) -> Results:
+        """Write table, arrays and the rest, with the headline's arm and metric; return them as they
+        are read."""
+        table = self.table
+        headline = tables.mean_by(table[table["arm"] == arm], "arm", metric)[arm]
+        self.info["headline"] = {"arm": arm, "metric": metric, **dataclasses.asdict(headline)}
+        self.info |= {"runs": len(self._used), "reused_runs": sum(self._used.values()), **more}
+        return results.read_file(results.write(self.info, self.part, table, self.arrays))
+
+
+class MnistStudy(Study):
+    """A study whose runs are tested on MNIST. test: its test examples; by default no run is asked
+    about anything else."""
+
+    test: data.Examples
+
+    def declare(
+        self, arm: str, seed: int, settings: Settings, examples, *, start: Run | None = None,
+        measure=None, arrays=(), varies=None, **more,
+    ) -> Run:  # fmt: skip
+        """A run, whose training has the settings' seed plus its own. more: of its `Task`."""
+        settings = config.vary(settings, seed=settings.seed + seed)
+        more = {"classes": 10, "tests": {"mnist": self.test}, "start": start and start.task} | more
+        task = Task(settings=settings, examples=examples, **more)
+        measure, varies = measure or self.tested, varies or {}
+        return Run(arm=arm, seed=seed, task=task, measure=measure, varies=varies, arrays=arrays)
+
+    def tested(self, outcome: Outcome) -> Measured:
+        """What a run's one look at the test set gave: accuracy, negative log-likelihood (nats) and
+        calibration error; and its length in steps and seconds."""
+        probabilities, labels = outcome.tests["mnist"], self.test.labels
+        logs = np.log(np.maximum(probabilities, 1e-12))
+        return {
+            "test_accuracy": analysis.accuracy(labels, probabilities.argmax(1)),
+            "test_nll": analysis.negative_log_likelihood(labels, logs),
+            "test_ece": analysis.expected_calibration_error(labels, probabilities),
+            "steps": int(outcome.history["step"][-1]),
+            "seconds": outcome.seconds,
+        }, {}
+
+    def learned(self, outcome: Outcome, before: float, curves: tuple[str, ...], **more) -> Measured:
+        """The same, and how fast it was learned. before: the accuracy on the held-out examples
+        before the first step. curves: of the history, kept as arrays. more: further metrics."""
+        metrics = self.tested(outcome)[0] | more | {"jump_start": before}
+        arrays = {name: np.asarray(outcome.history[name], np.float32) for name in curves}
+        return metrics | tables.pace(outcome.history, before), arrays
+
+
+def rebuild(outcome: Outcome, settings: Settings):
+    """The network of these settings with the weights of a finished run."""
+    from midas_lib.model import build_cnn  # loads TensorFlow
+
+    classes = len(outcome.weights[-1])
+    model = build_cnn(classes, settings.preprocessing.size, settings.network)
+    model.set_weights(outcome.weights)
+    return model
+
+
+def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
+    """A profile's plan, with another number of `seeds`, which the fields `limited` do not exceed.
+
+    Raises `UserError` for a profile or a number that does not exist.
+    """
+    plan = plans[config.check_profile(profile)]
+    if seeds is None:
+        return plan
+    if seeds < 1:
+        raise UserError(f"SEEDS={seeds}: give 1 or more")
+    fewer = {name: min(seeds, getattr(plan, name)) for name in limited}
+    return dataclasses.replace(plan, seeds=seeds, **fewer)
+
+
+def open_results(part: int, run: Callable, profile: str, train: bool | None, **options) -> Results:
+    """The results a notebook draws: those written, after running the study where that is asked for.
+
+    run: a part's `run`. train: whether to run what is missing; None: only where there are no
+    results of this profile. options: `run`'s. Raises `UserError` for an option that drawing would
+    ignore.
+    """
+    config.check_profile(profile)
+    if train or (train is None and not results.exists(part, profile)):
+        return run(profile, **options)
+    defaults = inspect.signature(run).parameters
+    ignored = [f"{k}={v}" for k, v in options.items() if v != defaults[k].default]
+    if ignored:
+        raise UserError(
+            f"{', '.join(ignored)}: written results are drawn as they are; with train=True what is"
+            " missing is run"
+        )
+    return results.read(part, profile)
+
+
+def as_examples(dataset: data.ImageDataset, count: int | None = None) -> data.Examples:
+    """The first `count` (None: all) images of a dataset of the network's own size."""
+    return data.Examples(pictures=dataset.images[:count, ..., None], labels=dataset.labels[:count])

@@ -1,0 +1,86 @@
+"""From a table of runs to intervals: what all parts' pages compute from their table.
+
+A table is a pandas frame with a row for each finished run: `arm`, `seed`, what varies, `digest`,
+then the run's metrics. A time that never came is inf, what was not measured is NaN.
+"""
+
+import numpy as np
+import pandas as pd
+
+from midas_lib import analysis
+from midas_lib.analysis import Interval
+
+THRESHOLDS = (0.95, 0.97, 0.98, 0.99, 0.995)
+
+
+def mean_by(table: pd.DataFrame, by: str | list[str], metric: str) -> dict[object, Interval]:
+    """The metric's mean over runs, with Student's t interval, for each value of the column `by` (or
+    tuple of values of several), in the order in which they come in the table."""
+    groups = table.groupby(by, sort=False)[metric]
+    return {_key(key): analysis.mean_interval(values.to_numpy(float)) for key, values in groups}
+
+
+def paired_by(table: pd.DataFrame, by: str, metric: str, base) -> dict[object, Interval]:
+    """For each value of the column `by`, the mean difference of the metric to the runs at the value
+    `base` with the same seed, with Student's t interval; runs without such a partner are left
+    out."""
+    values = table.pivot(index="seed", columns=by, values=metric).astype(float)
+    pairs = {key: values[[key, base]].dropna().to_numpy() for key in table[by].unique()}
+    return {
+        _key(key): analysis.paired_interval(rows[:, 0], rows[:, -1]) for key, rows in pairs.items()
+    }
+
+
+def metric_matrix(table: pd.DataFrame, columns: str, metric: str) -> np.ndarray:
+    """A metric as (seeds, values of a column), both ascending."""
+    return table.pivot(index="seed", columns=columns, values=metric).to_numpy(float)
+
+
+def pace(history: dict[str, np.ndarray], before: float) -> dict[str, float]:
+    """How fast a run learned, as columns of its row, by its accuracy on the held-out examples.
+
+    history: as `train.Run`'s, "step" and "val_accuracy" (checks,). before: that accuracy before the
+    first step. Returns "area_under_curve", the curve's mean height, and "steps_to_T" for each of
+    `THRESHOLDS`, inf where it never got there.
+    """
+    steps, curve = np.append(0, history["step"]), np.append(before, history["val_accuracy"])
+    return {
+        "area_under_curve": analysis.area_under_curve(steps, curve, steps[-1]),
+        **{f"steps_to_{t}": analysis.steps_to(steps, curve, t) for t in THRESHOLDS},
+    }
+
+
+def convergence(table: pd.DataFrame, arms: list[str], horizon: float) -> list[dict]:
+    """Steps to each of `THRESHOLDS` by arm: "threshold", "arm", "time" (restricted mean up to the
+    horizon), "arrived" (runs), and "ratio" of the first arm's to it, over the seeds that both have.
+    """
+    rows = []
+    for threshold in THRESHOLDS:
+        times = table.pivot(index="seed", columns="arm", values=f"steps_to_{threshold}")
+        for arm in arms:
+            # A network that starts above the threshold needs no step: one keeps the ratio finite.
+            both = times[[arms[0], arm]].dropna().clip(1, horizon).to_numpy()
+            own = times[arm].dropna()
+            rows.append(
+                {
+                    "threshold": threshold,
+                    "arm": arm,
+                    "time": analysis.restricted_mean(own, horizon),
+                    "arrived": int(np.isfinite(own).sum()),
+                    "ratio": analysis.ratio_interval(both[:, 0], both[:, -1]),
+                }
+            )
+    return rows
+
+
+def stacked(table: pd.DataFrame, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """An array of each run in the table, one above the other: (runs, ...)."""
+    places = table["arm"] + "/" + table["digest"]
+    return np.stack([arrays[f"{place}/{name}"] for place in places])
+
+
+def _key(key):
+    """A group's key with whole numbers as ints, which a column with gaps keeps as floats."""
+    if isinstance(key, tuple):
+        return tuple(map(_key, key))
+    return int(key) if isinstance(key, float) and key.is_integer() else key

@@ -1,0 +1,55 @@
+"""Stand-ins for trainings, for tests of what is trained and what becomes of it."""
+
+import numpy as np
+
+from midas_lib import runs
+
+
+def knowing(task: runs.Task) -> runs.Outcome:
+    """The outcome of a network that gives the labels of all it is asked about, but for the first
+    image of each set; its weights name its seed and classes."""
+
+    def answers(examples):
+        given = np.eye(task.classes, dtype=np.float32)[
+            np.maximum(examples.labels, 0) % task.classes
+        ]
+        given = given * 0.4 + 0.6 / task.classes
+        given[0] = np.roll(given[0], 1)
+        return given
+
+    history = {"loss": np.full(2, 2.3), "step": np.array([1, 2]), "gradient_norm": np.ones(2)}
+    if task.held_out is not None:
+        history |= {"val_accuracy": np.array([0.5, 0.99]), "val_loss": np.full(2, 2.3)}
+    mark = float(task.settings.seed + 10 * task.classes)
+    return runs.Outcome(
+        history=history,
+        probabilities=None if task.held_out is None else answers(task.held_out),
+        views=answers(task.held_out) if task.views else None,
+        tests={name: answers(examples) for name, examples in task.tests.items()},
+        weights=[np.full(3, mark), np.full((4, task.classes), mark), np.zeros(task.classes)],
+        seconds=1.0,
+        reused=False,
+    )
+
+
+class Runner:
+    """In place of `runs.run_all`: remembers each task that it is asked to train, with what it
+    starts from, and trains nothing. stored: names of those that a run store has."""
+
+    def __init__(self, outcome=knowing):
+        self.outcome, self.trained, self.asked_fresh, self.stored = outcome, [], [], set()
+
+    def __call__(self, tasks, *, jobs=None, fresh=False, folder=None):
+        if fresh:
+            self.asked_fresh += [task.name for task in tasks]
+        for task in tasks:
+            if task.start is not None and task.start.name not in self.stored:
+                self([task.start])
+            if task.name not in self.stored or fresh:
+                self.stored.add(task.name)
+                self.trained.append(task)
+        return [self.outcome(task) for task in tasks]
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.trained]

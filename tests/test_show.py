@@ -1,0 +1,193 @@
+"""What a notebook shows, as HTML."""
+
+import base64
+import html.parser
+import json
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from midas_lib import config, plots, results, show
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook would show, as HTML."""
+    outputs = []
+    monkeypatch.setattr(show, "display", lambda output: outputs.append(output.data))
+    return outputs
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, each with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def line_figure():
+    fig = Figure(figsize=(3, 2))
+    ax = fig.subplots()
+    (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="it's <ours>")
+    ax.plot([0, 1], [1, 2], label="_unnamed")
+    line.bounds = np.array([(1, 9), (60, 75), (2, 8)])
+    return fig
+
+
+def test_a_figure_carries_its_alt_text_caption_and_width(shown):
+    show.figure(line_figure(), 'a "line" rises 5%', "Rising & <rising> 5%")
+    page = Page(shown[0])
+    (image,) = page.all("img")
+    assert image["alt"] == 'a "line" rises 5\u202f%'
+    assert image["src"].startswith("data:image/png;base64,")
+    png = base64.b64decode(image["src"].partition(",")[2])
+    assert int(image["width"]) == int.from_bytes(png[16:20], "big") // 2
+    assert 200 < int(image["width"]) <= 3 * 96
+    assert "<figcaption>Rising &amp; &lt;rising&gt; 5\u202f%</figcaption>" in shown[0]
+
+
+def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
+    show.figure(line_figure(), "a line", "A line")
+    points = json.loads(Page(shown[0]).all("figure")[0]["data-points"])
+    assert [text for _, _, text in points] == [
+        "it's <ours>: 0, 5 [1, 9]",
+        "it's <ours>: 1, 70 [60, 75]",
+        "it's <ours>: 2, 6 [2, 8]",
+    ]
+    (left, low, _), (middle, top, _), (right, _, _) = points
+    assert 0 < left < middle < right < 1
+    assert 0 < top < 0.2
+    assert 0.7 < low < 1  # from the top
+
+
+def test_a_figure_looks_the_same_whatever_the_users_settings(shown):
+    accuracy = {5: plots.np.float64(0.5)}
+    spread = SimpleNamespace(mean=0.5, low=0.4, high=0.6)
+    for settings in ({}, {"savefig.pad_inches": 2, "savefig.facecolor": "red", "font.size": 40}):
+        with matplotlib.rc_context(settings):
+            show.figure(plots.size_curve(dict.fromkeys(accuracy, spread)), "a", "b")
+    assert shown[0] == shown[1]
+
+
+def test_what_is_behind_a_matrix_is_data_that_ends_no_script(shown):
+    fig = Figure(figsize=(4, 3))
+    fig.subplots().imshow(np.zeros((2, 4)))
+    cells = {(1, 3): ("</script>", np.zeros((2, 3), np.uint8)), (0, 1): ("a", np.ones((2, 2)))}
+    show.figure(fig, "a matrix", "A matrix", cells=cells)
+    data = json.loads(shown[0].split('<script type="application/json">')[1].split("</script>")[0])
+    assert (data["rows"], data["columns"]) == (2, 4)
+    assert [(c["row"], c["column"], c["text"]) for c in data["cells"]] == [
+        (0, 1, "a"),
+        (1, 3, "</script>"),
+    ]
+    left, top, right, bottom = data["box"]
+    assert 0 < left < right < 1
+    assert 0 < top < bottom < 1
+    assert base64.b64decode(data["cells"][0]["png"]).startswith(b"\x89PNG")
+
+
+def test_a_table_is_escaped_aligned_and_rounded(shown):
+    rows = [
+        {"name": "<a> 5%", "gain": -0.12345, "n": 5},
+        {"name": "b", "gain": float("nan"), "n": 2},
+    ]
+    show.table(rows, "Gains <all>")
+    text = shown[0]
+    assert '<th scope="row">&lt;a&gt; 5\u202f%</th>' in text
+    assert '<td class="number">−0.1235</td>' in text
+    assert '<td class="number">–</td>' in text
+    assert '<th scope="col" class="number">n</th>' in text
+    assert '<th scope="col">name</th>' in text
+    assert '<td class="number">5</td>' in text
+    assert "<figcaption>Gains &lt;all&gt;</figcaption>" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([0.5, 0.0625], ["0.5000", "0.0625"]),
+        ([1.0, 20.5], ["1.00", "20.50"]),
+        ([12345.6, 1.5], ["12346", "2"]),
+        ([0.0, None], ["0.000", "–"]),
+        ([999.0, -3.0], ["999.0", "−3.0"]),
+        ([1, 20], ["1", "20"]),
+        (["a", None], ["a", "–"]),
+    ],
+)
+def test_a_column_shows_four_digits_of_its_largest(values, cells, shown):
+    assert show._cells(values) == cells
+
+
+def test_a_table_takes_a_data_frame_as_well(shown):
+    show.table(pd.DataFrame({"a": [1.0, 20.5]}, index=["x", "y"]), "Frame")
+    show.table([{"a": 1.0}, {"a": 20.5}], "Frame")
+    assert shown[0] == shown[1]
+    assert "20.50" in shown[0]
+
+
+def test_a_finding_is_markdown_in_a_box(shown):
+    show.finding("Reads **90 %**")
+    assert '<div class="finding">' in shown[0]
+    assert "<strong>90\u202f%</strong>" in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90 % of 5%.", "90\u202f% of 5\u202f%."),
+        ("(95 %)", "(95\u202f%)"),
+        ("[two](https://example.org/v1%20two)", "[two](https://example.org/v1%20two)"),
+        ("<https://example.org/1%2Fa?b=2%c3%a4>", "<https://example.org/1%2Fa?b=2%c3%a4>"),
+        ("a % sign", "a % sign"),
+    ],
+)
+def test_percent_signs_stay_by_their_numbers_and_addresses_whole(text, expected, shown):
+    assert show.typeset(text) == expected
+    show.markdown(f"Text: {text}")
+    assert shown == [f"Text: {expected}"]
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    source = SimpleNamespace(source="original", digest="ab")
+    table = pd.DataFrame({"arm": ["a"], "seed": [0], "digest": ["x"]})
+    path = results.write(results.provenance("smoke", {"mnist": source}), 2, table)
+    return results.read_file(path)
+
+
+def test_a_notebook_ends_with_its_finding_picture_and_note(found, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(
+        show, "publish_display_data", lambda data, metadata: notes.append((data, metadata))
+    )
+    assert "finding" not in results.read(2, "smoke").info
+    with matplotlib.rc_context({"savefig.bbox": "tight", "savefig.facecolor": "red"}):
+        show.finish(found, "It <works>.", line_figure())
+    assert results.read(2, "smoke").info["finding"] == "It <works>."
+    picture = (tmp_path / "executed" / "smoke" / "part2.png").read_bytes()
+    assert [int.from_bytes(picture[i : i + 4], "big") for i in (16, 20)] == [3 * 144, 2 * 144]
+    show.finish(found, "Again.", line_figure())
+    assert (tmp_path / "executed" / "smoke" / "part2.png").read_bytes() == picture
+    text, metadata = notes[0]
+    assert text == {"text/plain": "Results: executed/smoke/results/part2.json"}
+    assert metadata == {show.NOTE: str(found.path)}
+
+
+def test_a_notebook_without_a_key_figure_ends_too(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "publish_display_data", lambda data, metadata: None)
+    show.finish(found, "", None)
+    assert results.read(2, "smoke").info["finding"] == ""
+    assert not (tmp_path / "executed" / "smoke" / "part2.png").exists()

@@ -1,0 +1,242 @@
+"""A study: what is trained, what is taken from the table, and what a notebook gets to draw."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from midas_lib import inference, results, runs
+from midas_lib.config import Settings, UserError
+from midas_lib.data import Examples
+from midas_lib.runs import Task
+from midas_lib.studies import study as studies
+from midas_lib.studies.study import Run, Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    seeds: int = 2
+    variant_seeds: int = 3
+
+
+class Source:
+    source, digest = "stand-in", "0" * 64
+
+
+def study(**options):
+    return Study(2, "smoke", Plan(), {"mnist": Source()}, **options)
+
+
+def run(arm, seed, **more):
+    digits = Examples(pictures=np.zeros((6, 8, 8, 1), np.uint8), labels=np.arange(6))
+    task = Task(settings=Settings(seed=seed), examples=digits, classes=10, tests={"mnist": digits})
+
+    def measure(outcome):
+        accuracy = (outcome.tests["mnist"].argmax(1) == digits.labels).mean()
+        return {"test_accuracy": accuracy + seed / 100}, {"loss": outcome.history["loss"] + seed}
+
+    return Run(arm=arm, seed=seed, task=task, measure=measure, **more)
+
+
+def finished(wanted, **options):
+    one = study(**options)
+    one.finish(wanted)
+    return one
+
+
+def test_a_row_names_its_run_and_measures_it(runner):
+    wanted = [run("b", 1, varies={"size": 5}), run("a", 0)]
+    table = finished(wanted).table
+    assert list(table)[:4] == ["arm", "seed", "size", "digest"]
+    assert table["arm"].to_list() == ["b", "a"]
+    assert table["digest"].to_list() == [one.task.name for one in wanted] == runner.names
+    assert table["test_accuracy"].to_list() == pytest.approx([5 / 6 + 0.01, 5 / 6])
+    assert table["size"].to_list()[0] == 5
+
+
+def test_what_stands_in_the_table_is_not_trained_again(runner):
+    wanted = [run("a", 0, arrays=("loss",)), run("a", 1, arrays=("loss",))]
+    first = finished(wanted).write("a", "test_accuracy")
+    del runner.trained[:]
+    second = finished(wanted).write("a", "test_accuracy")
+    assert runner.trained == []
+    pd.testing.assert_frame_equal(second.table, first.table)
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(second.arrays[name], array)
+    assert (first.info["runs"], first.info["reused_runs"]) == (2, 0)
+    assert (second.info["runs"], second.info["reused_runs"]) == (2, 2)
+
+
+def test_another_arm_costs_that_arm_alone(runner):
+    finished([run("a", 0)]).write("a", "test_accuracy")
+    del runner.trained[:]
+    found = finished([run("a", 0), run("b", 1)]).write("a", "test_accuracy")
+    assert runner.names == [run("b", 1).task.name]
+    assert found.table["arm"].to_list() == ["a", "b"]
+    assert (found.info["runs"], found.info["reused_runs"]) == (2, 1)
+
+
+def test_a_run_that_is_asked_for_no_longer_leaves_the_table(runner):
+    finished([run("a", 0), run("a", 1)]).write("a", "test_accuracy")
+    found = finished([run("a", 0)]).write("a", "test_accuracy")
+    assert found.table["seed"].to_list() == [0]
+    assert not [name for name in found.arrays if run("a", 1).digest in name]
+
+
+def test_a_row_without_the_arrays_that_a_page_needs_is_measured_anew(runner):
+    one = finished([run("a", 0)])
+    one.arrays.clear()
+    one.write("a", "test_accuracy")
+    del runner.trained[:]
+    again = finished([run("a", 0, arrays=("loss",))])
+    assert again.array(run("a", 0), "loss").tolist() == [2.3, 2.3]
+    assert runner.trained == []  # its network was in the run store
+    runner.stored.clear()
+    assert finished([run("a", 0)]).array(run("a", 0), "loss").tolist() == [2.3, 2.3]
+    assert runner.names == [run("a", 0).task.name]
+
+
+def test_fresh_trains_each_run_once(runner):
+    finished([run("a", 0)]).write("a", "test_accuracy")
+    del runner.trained[:]
+    one = finished([run("a", 0)], fresh=True)
+    one.outcomes(run("a", 0).tasks)
+    one.derive("x", run("a", 0).tasks, lambda found: (len(found), {}))
+    assert runner.asked_fresh == runner.names == [run("a", 0).task.name]
+    assert one.write("a", "test_accuracy").info["reused_runs"] == 0
+
+
+def test_derived_facts_are_kept_as_long_as_their_runs_are_the_same(runner):
+    calls = []
+
+    def derive(one, *seeds):
+        tasks = [run("a", seed).task for seed in seeds]
+        find = lambda found: calls.append(len(found)) or ({"n": len(found)}, {"x": np.ones(2)})  # noqa: E731
+        return one.derive("count", tasks, find)
+
+    one = finished([run("a", 0)])
+    assert derive(one, 0) == {"n": 1}
+    one.write("a", "test_accuracy")
+    del runner.trained[:]
+    two = finished([run("a", 0)])
+    assert derive(two, 0) == {"n": 1}
+    assert calls == [1]
+    assert two.arrays["count/x"].tolist() == [1, 1]
+    assert derive(two, 0, 1) == {"n": 2}
+    assert calls == [1, 2]
+    assert runner.names == [run("a", 1).task.name]
+    assert derive(finished([run("a", 0)], fresh=True), 0) == {"n": 1}
+    assert calls == [1, 2, 1]
+
+
+def test_what_needs_no_outcome_gets_none(runner):
+    one = finished([run("a", 0)])
+    del runner.trained[:]
+    runner.stored.clear()
+    assert one.derive("x", run("a", 0).tasks, lambda: (7, {}), outcomes=False) == 7
+    assert runner.trained == []
+
+
+def test_the_headline_is_the_tables_mean(runner):
+    found = finished([run("a", 0), run("a", 1), run("b", 5)]).write("a", "test_accuracy", leak=0.5)
+    headline = found.info["headline"]
+    assert (headline["arm"], headline["metric"], headline["n"]) == ("a", "test_accuracy", 2)
+    assert headline["mean"] == found.table["test_accuracy"][:2].mean()
+    assert headline["low"] < headline["mean"] < headline["high"]
+    assert found.info["leak"] == 0.5
+    assert found.info["plan"] == {"seeds": 2, "variant_seeds": 3}
+
+
+def test_a_checkpoint_is_written_once_for_a_run(runner, monkeypatch):
+    saved = []
+
+    def save(model, path, description):
+        saved.append((model, description))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("network")
+        path.with_suffix(".json").write_text(json.dumps(results.plain(description)))
+
+    monkeypatch.setattr(inference, "save_classifier", save)
+    build = lambda outcome, settings: (outcome.weights[0][0], settings.seed)  # noqa: E731
+    for wanted, count in ((run("a", 0), 1), (run("a", 0), 1), (run("a", 3), 2)):
+        one = finished([wanted])
+        one.checkpoint("model", wanted, "test_accuracy", build, start="random")
+        assert len(saved) == count
+        (noted,) = one.info["checkpoints"].items()
+        assert noted[0] == "checkpoints/runs/smoke/part2/model.keras"
+        assert noted[1]["seed"] == wanted.seed
+    assert saved[1][0] == (103.0, 3)
+    description = saved[1][1]
+    assert description["run"] == run("a", 3).task.name
+    assert description["test_accuracy"] == pytest.approx(5 / 6 + 0.03)
+    assert description["class_names"] == list("0123456789")
+    assert description["start"] == "random"
+
+
+def ran(profile, *, seeds=None, fresh=False):
+    return f"ran {profile} {seeds}"
+
+
+def test_a_notebook_draws_what_is_written_and_runs_what_is_not(runner):
+    opened = studies.open_results(2, ran, "smoke", None, seeds=3)
+    assert opened == "ran smoke 3"
+    finished([run("a", 0)]).write("a", "test_accuracy")
+    drawn = studies.open_results(2, ran, "smoke", None, seeds=None)
+    assert drawn.table["arm"].to_list() == ["a"]
+    assert studies.open_results(2, ran, "smoke", True, seeds=3) == "ran smoke 3"
+
+
+@pytest.mark.parametrize(("train", "options"), [(None, {"seeds": 3}), (False, {"fresh": True})])
+def test_an_option_that_drawing_would_ignore_is_an_error(runner, train, options):
+    finished([run("a", 0)]).write("a", "test_accuracy")
+    name, value = next(iter(options.items()))
+    with pytest.raises(UserError, match=f"{name}={value}: .*train=True"):
+        studies.open_results(2, ran, "smoke", train, **options)
+
+
+def test_drawing_what_was_never_run_says_how_to_run_it(runner):
+    with pytest.raises(UserError, match="make part2 PROFILE=smoke"):
+        studies.open_results(2, ran, "smoke", False)
+
+
+def test_another_number_of_seeds_limits_what_depends_on_it():
+    plans = {"smoke": Plan()}
+    assert studies.plan_for(plans, "smoke", None) == Plan()
+    assert studies.plan_for(plans, "smoke", 1, "variant_seeds") == Plan(1, 1)
+    assert studies.plan_for(plans, "smoke", 9, "variant_seeds") == Plan(9, 3)
+    with pytest.raises(UserError, match="SEEDS=0: give 1 or more"):
+        studies.plan_for(plans, "smoke", 0)
+    with pytest.raises(UserError, match="PROFILE=huge"):
+        studies.plan_for(plans, "huge", None)
+
+
+def test_what_a_test_set_tells():
+    one = object.__new__(studies.MnistStudy)
+    one.test = Examples(pictures=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 1]))
+    outcome = runs.Outcome(
+        history={"step": np.array([5, 9]), "val_accuracy": np.array([0.5, 0.96])},
+        probabilities=None, views=None, tests={"mnist": np.array([[0.8, 0.2], [0.6, 0.4]])},
+        weights=[], seconds=3.0, reused=False,
+    )  # fmt: skip
+    found, arrays = one.tested(outcome)
+    assert found["test_accuracy"] == 0.5
+    assert found["test_nll"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
+    assert found["test_ece"] == pytest.approx((0.2 + 0.6) / 2)
+    assert (found["steps"], found["seconds"], arrays) == (9, 3.0, {})
+    found, arrays = one.learned(outcome, 0.1, ("step",), share=0.7)
+    assert (found["jump_start"], found["share"], found["steps_to_0.95"]) == (0.1, 0.7, 9)
+    assert arrays["step"].tolist() == [5, 9]
+
+
+def test_a_declared_run_has_its_own_seed_and_start():
+    one = object.__new__(studies.MnistStudy)
+    one.test = Examples(pictures=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 1]))
+    first = one.declare("a", 1, Settings(seed=100), one.test)
+    second = one.declare("b", 2, Settings(), one.test, start=first, varies={"size": 3}, classes=5)
+    assert (first.task.settings.seed, second.task.settings.seed) == (101, 2)
+    assert first.task.tests == {"mnist": one.test}
+    assert (first.task.start, second.task.start) == (None, first.task)
+    assert (first.task.classes, second.task.classes, second.varies) == (10, 5, {"size": 3})
+    assert first.measure == one.tested
