@@ -15,6 +15,7 @@ from midas_lib.config import UserError
 
 ARCHIVES = ("characters", "mislabelled", "mnist")
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
+TYPES = {"int": int, "path": config.from_caller}  # as it names them
 CHECKPOINT = config.ROOT / "checkpoints" / "part1" / "model.keras"
 
 
@@ -37,7 +38,7 @@ def fetch(args):
         {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
         for a in found
     ]
-    rows = [(a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found]
+    rows = ((a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found)
     return {"archives": archives}, _columns([("archive", "source", "files"), *rows])
 
 
@@ -45,7 +46,8 @@ def report(args):
     from midas_lib import pages
 
     named = {"seeds": args.seeds, "jobs": args.jobs, "fresh": args.fresh}
-    parameters = args.parameters | {k: v for k, v in named.items() if v is not None}
+    parameters = {name: _value(text) for name, text in args.parameters or ()}
+    parameters |= {name: value for name, value in named.items() if value is not None}
     made = []
     for part in args.part or pages.parts():
         _say(f"part {part}, profile {args.profile} ...")
@@ -113,9 +115,8 @@ def runs(args):
 def evaluate(args):
     from midas_lib import inference
 
-    result = inference.evaluate(inference.load_classifier(args.checkpoint), args.test)
-    for skipped in result["skipped"]:
-        _say(f"skipped {skipped['file']}: {skipped['reason']}")
+    classifier = inference.load_classifier(args.checkpoint or CHECKPOINT)
+    result = _told(inference.evaluate(classifier, args.test))
     predictions = result.get("predictions")
     if args.csv:
         if predictions is None:
@@ -137,7 +138,8 @@ def evaluate(args):
 def predict(args):
     from midas_lib import inference
 
-    predictions = inference.predict_files(inference.load_classifier(args.checkpoint), args.image)
+    classifier = inference.load_classifier(args.checkpoint or CHECKPOINT)
+    predictions = inference.predict_files(classifier, args.image)
     rows = [(str(p["file"]), p["label"], f"{p['probability']:.3f}") for p in predictions]
     return predictions, _columns([("file", "label", "probability"), *rows])
 
@@ -149,29 +151,28 @@ def audit(args):
         raise UserError(f"--limit {args.limit}: give 1 or more")
     reference = None
     if args.reference != "none":
-        reference = inference.load_classifier(config.from_caller(args.reference))
-    found = inference.audit_folders(args.folder, reference, args.limit)
-    for skipped in found["skipped"]:
-        _say(f"skipped {skipped['file']}: {skipped['reason']}")
+        reference = inference.load_classifier(config.from_caller(args.reference or CHECKPOINT))
+    found = _told(inference.audit_folders(args.folder, reference, args.limit))
     low, high = found["own_folder_rate_interval"]
     own = f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
-    rows = [
-        ("images", str(found["n"])),
-        ("verdict", found["verdict"]),
-        ("because", found["reason"]),
-        ("advice", found["advice"]),
-        ("in their own folder", own),
-    ]
-    cells = [[f"{share:.1%}" for share in row] for row in found["transition"]]
-    table = [
-        ("class", *(f"in {name}" for name in found["classes"])),
-        *((name, *row) for name, row in zip(found["classes"], cells, strict=True)),
-    ]
+    rows = [("images", str(found["n"])), ("verdict", found["verdict"])]
+    rows += [("because", found["reason"]), ("advice", found["advice"])]
+    rows += [("in their own folder", own)]
+    table = [("class", *(f"in {name}" for name in found["classes"]))]
+    for name, shares in zip(found["classes"], found["transition"], strict=True):
+        table.append((name, *(f"{share:.1%}" for share in shares)))
     return found, f"{_columns(rows)}\n\n{_columns(table)}"
 
 
 def _say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def _told(found):
+    """What was found, after saying what was skipped."""
+    for skipped in found["skipped"]:
+        _say(f"skipped {skipped['file']}: {skipped['reason']}")
+    return found
 
 
 def _paths(paths):
@@ -186,11 +187,9 @@ def _columns(rows):
 
 
 def _csv(predictions):
-    text = io.StringIO()
-    fields = ["file", "label", "index", "probability"]
-    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(predictions)
+    text, fields = io.StringIO(), ("file", "label", "index", "probability")
+    rows = [[prediction[field] for field in fields] for prediction in predictions]
+    csv.writer(text, lineterminator="\n").writerows([fields, *rows])
     return text.getvalue()
 
 
@@ -202,77 +201,18 @@ def _value(text):
         return text
 
 
-class _Parameter(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        name, text = values
-        namespace.parameters = {**namespace.parameters, name: _value(text)}
-
-
 def _parser():
     prog = "midas" if Path(sys.argv[0]).stem == "midas" else "python -m midas_lib"
     parser = _Parser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(function, about):
-        sub = commands.add_parser(function.__name__, help=about, description=about)
-        sub.set_defaults(run=function)
-        sub.add_argument("--json", action="store_true", help="print one JSON document, no more")
-        return sub
-
-    def profile(sub, default):
-        about = f"one of {', '.join(config.PROFILES)} (default {default})"
-        sub.add_argument("--profile", default=default, metavar="PROFILE", help=about)
-
-    profile(command(fetch, "get the archives, or say where each lies"), "standard")
-
-    sub = command(report, "execute the notebooks and write their pages")
-    sub.add_argument("part", nargs="*", type=int, help="1, 2 or 3 (default: all there are)")
-    profile(sub, "standard")
-    sub.add_argument("--seeds", type=int, help="how many")
-    sub.add_argument("--jobs", type=int, help="how many runs at once")
-    sub.add_argument("--fresh", action="store_true", default=None, help="ignore finished runs")
-    about = "any parameter of the notebook; may be repeated"
-    sub.add_argument(
-        "-p", dest="parameters", nargs=2, default={}, action=_Parameter,
-        metavar=("NAME", "VALUE"), help=about,
-    )  # fmt: skip
-
-    profile(command(index, "write the index page from the results files"), "full")
-    profile(command(pages, "draw the pages anew from the results files, without training"), "full")
-
-    sub = command(badges, "put a badge that opens it in Google Colab on each notebook")
-    about = "owner/name on GitHub (default: this checkout's remote origin)"
-    sub.add_argument("--repository", metavar="NAME", help=about)
-
-    sub = command(runs, "look after the run store")
-    sub.add_argument("action", choices=("list", "show", "verify", "prune"), help="what to do")
-    sub.add_argument("name", nargs="?", help="the run to show, or how its name begins")
-
-    sub = command(evaluate, "measure a network on a test set of your own")
-    sub.add_argument(
-        "--checkpoint", type=config.from_caller, default=CHECKPOINT, help="a .keras file"
-    )
-    sub.add_argument(
-        "--test", type=config.from_caller, required=True, help="a folder or zip of images"
-    )
-    sub.add_argument(
-        "--csv", type=config.from_caller, metavar="FILE", help="write the predictions to FILE"
-    )
-
-    sub = command(audit, "find out what is wrong with the labels of a set of digits")
-    sub.add_argument(
-        "folder", type=config.from_caller, help="a folder or zip with one folder for each digit"
-    )
-    about = "a .keras file to ask as well, or none (default: part 1's network)"
-    sub.add_argument("--reference", "--witness", default=CHECKPOINT, metavar="FILE", help=about)
-    about = "images looked at, drawn at random (default 20000)"
-    sub.add_argument("--limit", type=int, default=20_000, metavar="N", help=about)
-
-    sub = command(predict, "read characters from image files")
-    sub.add_argument("image", nargs="+", type=config.from_caller, help="image files")
-    sub.add_argument(
-        "--checkpoint", type=config.from_caller, default=CHECKPOINT, help="a .keras file"
-    )
+    for name, found in config.read_table("commands").items():
+        command = commands.add_parser(name, help=found["help"], description=found["help"])
+        command.set_defaults(run=globals()[name])
+        command.add_argument("--json", action="store_true", help="print one JSON document, no more")
+        for names, settings in found["arguments"].items():
+            if "type" in settings:
+                settings["type"] = TYPES[settings["type"]]
+            command.add_argument(*names.split(), **settings)
     return parser
 
 

@@ -15,8 +15,6 @@ import pandas as pd
 from scipy import optimize, special, stats
 from sklearn import manifold, metrics
 
-# --- accuracy -----------------------------------------------------------------------------------
-
 
 def accuracy(labels, predictions):
     """Share of predictions equal to the label."""
@@ -63,9 +61,6 @@ def per_class_accuracy(labels, predictions, classes):
 def per_group_accuracy(correct, groups):
     """Mean of `correct` in each group, {group: fraction}, sorted by group, e.g. by writer."""
     return pd.Series(correct, dtype=float).groupby(np.asarray(groups)).mean().to_dict()
-
-
-# --- intervals ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -174,9 +169,6 @@ def mcnemar(only_a, only_b):
     return float(stats.binomtest(int(only_a), flips).pvalue) if flips else 1.0
 
 
-# --- calibration --------------------------------------------------------------------------------
-
-
 class ReliabilityCurve(NamedTuple):
     """Per bin of equal width over (0, 1]: mean confidence, accuracy, images; each (bins,)."""
 
@@ -236,9 +228,6 @@ def fit_temperature(labels, log_probabilities):
     return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log([0.05, 20])).x))
 
 
-# --- confusion ----------------------------------------------------------------------------------
-
-
 def confusion(labels, predictions, classes):
     """Counts, int (classes, classes): rows are true classes, columns predicted ones."""
     return metrics.confusion_matrix(labels, predictions, labels=np.arange(classes))
@@ -254,9 +243,6 @@ def most_confused(matrix, class_names, count):
     order = np.argsort(-both, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
     return [(class_names[a], class_names[b], both[a, b].item()) for a, b in pairs if both[a, b]]
-
-
-# --- geometry and writers ------------------------------------------------------------------------
 
 
 def class_likelihood(geometry, labels, classes):
@@ -293,9 +279,6 @@ def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, round
         total = residual.groupby(writers).transform("sum")
         offsets = (total - residual).div(others + shrinkage, axis=0)
     return (geometry - offsets).to_numpy()
-
-
-# --- convergence and label efficiency ------------------------------------------------------------
 
 
 def steps_to(steps, values, threshold):
@@ -380,9 +363,6 @@ def equivalence_size(sizes, a, b, margin):
     apart = [not paired_interval(*pair).within(margin) for pair in pairs]
     first = max(np.flatnonzero(apart), default=-1) + 1
     return int(sizes[first]) if first < len(sizes) else None
-
-
-# --- similarity ----------------------------------------------------------------------------------
 
 
 def linear_cka(x, y):

@@ -85,28 +85,23 @@ def audit(
     if len(images) != len(folders) or (reference is not None and reference.shape != shape):
         raise ValueError("images, folders and reference must be of one length, and K classes each")
     clusters, neighbours = _neighbourhoods(_gradients(images), seed)
-    tables = [_table(clusters, folders, classes)]
+    seen = _table(clusters, folders, classes)
     evidence = {"images": len(folders), "reference": "none"}
     if reference is not None:
         answers = np.argmax(reference, 1)
         told = _table(clusters, answers, classes)
-        evidence["reference_agreement"] = float(told.max(1).sum() / told.sum())
-        if evidence["reference_agreement"] < 0.6:
-            evidence["reference"] = "set aside, as it contradicts the clusters"
-        elif len(set(told.argmax(1))) < classes:
-            evidence["reference"] = "set aside, as it does not find every class"
-        else:
-            evidence["reference"] = "used"
-    if evidence["reference"] == "used":
-        group, _ = _gather([*tables, told], told.argmax(1))
-        named_by = "the reference"
+        agreement = evidence["reference_agreement"] = float(told.max(1).sum() / told.sum())
+        doubt = "does not find every class" if len(set(told.argmax(1))) < classes else ""
+        doubt = "contradicts the clusters" if agreement < 0.6 else doubt
+        evidence["reference"] = f"set aside, as it {doubt}" if doubt else "used"
+    used = evidence["reference"] == "used"
+    if used:
+        group, named_by = _gather([seen, told], told.argmax(1))[0], "the reference"
     else:
-        group, named_by = _name(tables[0])
+        group, named_by = _name(seen)
     votes = group[clusters[neighbours]]
     found = votes[:, 0]
-    settled = (votes == found[:, None]).all(1)
-    if evidence["reference"] == "used":
-        settled &= answers == found
+    settled = (votes == found[:, None]).all(1) & (answers == found if used else True)
     counts = _table(found[settled], folders[settled], classes, classes)
     evidence |= {
         "settled": float(settled.mean()),
@@ -114,23 +109,19 @@ def audit(
         "neighbours_in_the_same_folder": float((folders[neighbours] == folders[:, None]).mean()),
         "chance_of_that": float(((sizes / len(folders)) ** 2).sum()),
     }
-    rates = [
-        [analysis.proportion_interval(cell, max(row.sum(), 1)) for cell in row] for row in counts
-    ]
+    rates = [_rates(row, [max(row.sum(), 1)] * classes) for row in counts]
+    shares = np.array([[(rate.mean, rate.low, rate.high) for rate in row] for row in rates])
     own = analysis.proportion_interval(np.trace(counts), max(counts.sum(), 1))
     verdict, reason = _judge(counts, own, evidence)
     return Audit(
-        verdict=verdict,
-        reason=reason,
-        own_folder_rate=own,
-        counts=counts,
-        transition=np.array([[rate.mean for rate in row] for row in rates]),
-        low=np.array([[rate.low for rate in row] for row in rates]),
-        high=np.array([[rate.high for rate in row] for row in rates]),
-        evidence=evidence,
-        classes=found,
-        settled=settled,
-    )
+        verdict=verdict, reason=reason, own_folder_rate=own, counts=counts, evidence=evidence,
+        transition=shares[..., 0], low=shares[..., 1], high=shares[..., 2],
+        classes=found, settled=settled,
+    )  # fmt: skip
+
+
+def _rates(hits, totals) -> list[Interval]:
+    return [analysis.proportion_interval(*pair) for pair in zip(hits, totals, strict=True)]
 
 
 def _gradients(images: np.ndarray, bins: int = 8, cell: int = 4) -> np.ndarray:
@@ -173,15 +164,13 @@ def _table(rows, columns, classes: int, height: int | None = None) -> np.ndarray
 
 def _gather(tables: list[np.ndarray], group: np.ndarray) -> tuple[np.ndarray, float]:
     """Hard EM of a mixture of multinomials, from a first grouping (clusters,) of tables' rows.
-
     tables: counts (clusters, classes), independent given the group. Returns the grouping it settles
-    on and its log-likelihood.
-    """
+    on and its log-likelihood."""
     classes = tables[0].shape[1]
     for _ in range(50):
         before, likelihood = group, 0.0
         for table in tables:
-            share = np.stack([table[group == g].sum(0) for g in range(classes)]) + 0.5
+            share = np.eye(classes)[group].T @ table + 0.5
             likelihood = likelihood + table @ np.log(share / share.sum(1, keepdims=True)).T
         group = likelihood.argmax(1)
         if (group == before).all():
@@ -197,8 +186,8 @@ def _name(seen: np.ndarray) -> tuple[np.ndarray, str]:
     starts = (surprise.argmax(1), surprise.argmin(1))
     group, _ = max((_gather([seen], start) for start in starts), key=lambda found: found[1])
     classes = seen.shape[1]
-    share = np.stack([seen[group == g].sum(0) for g in range(classes)]) + 0.5
-    share = share / share.sum(1, keepdims=True)
+    share = np.eye(classes)[group].T @ seen + 0.5
+    share /= share.sum(1, keepdims=True)
     most = optimize.linear_sum_assignment(-share)[1]
     if share[np.arange(classes), most].mean() > 2 / classes:
         return most[group], "the folder that most of a class lies in"
@@ -228,21 +217,18 @@ def _judge(counts: np.ndarray, own: Interval, evidence: dict) -> tuple[str, str]
     ratios, outliers, evidence["uniformity_p"] = _evenness(off)
     evidence["largest_ratio"], evidence["smallest_ratio"] = ratios.max(), ratios.min()
     even = ratios.max() <= BIASED and ratios.min() >= 1 / BIASED
-    hits = [analysis.proportion_interval(*row) for row in zip(np.diag(counts), totals, strict=True)]
-    avoided = max(rate.low for rate in hits) < 1 / classes
+    avoided = max(rate.low for rate in _rates(np.diag(counts), totals)) < 1 / classes
     if own.mean < AVOIDED / classes and own.high < 1 / classes and avoided:
-        kind = "complementary" if even else "biased-complementary"
-        return kind, (
-            f"{own.mean:.2%} of the settled images lie in their own folder, and the others'"
-            f" folders hold {ratios.min():.2f} to {ratios.max():.2f} times their even share"
-        )
+        rest = f"the others' folders hold {ratios.min():.2f} to {ratios.max():.2f} times"
+        reason = f"{own.mean:.2%} of the settled images lie in their own folder, and {rest}"
+        return ("" if even else "biased-") + "complementary", f"{reason} their even share"
     if own.low < AVOIDED / classes:
         return "undetermined", f"the own-folder rate, {own.mean:.1%}, is near chance, or uneven"
     paired = off.max(1).sum() / off.sum()
     evidence["share_of_one_wrong_folder"] = float(paired)
     if paired > PAIRED:
         return "pair-flip", f"{astray}, {paired:.0%} of them in the one their class prefers"
-    rates = [analysis.proportion_interval(*row) for row in zip(off.sum(1), totals, strict=True)]
+    rates = _rates(off.sum(1), totals)
     alike = max(rate.low for rate in rates) < 2 * min(rate.high for rate in rates)
     if moved.any() or paired > 0.5 or outliers > classes / 2 or not alike or wrong < 2 * CLEAN:
         return "undetermined", f"{astray}, by no rule known here"
@@ -253,10 +239,8 @@ def _judge(counts: np.ndarray, own: Interval, evidence: dict) -> tuple[str, str]
 def _evenness(off: np.ndarray) -> tuple[np.ndarray, int, float]:
     """How many times its even share each wrong folder holds, (K, K - 1), how many of them are
     outliers (at 5 % after Bonferroni's correction), and the p-value of evenness (chi-squared).
-
     Ratios are shrunk towards 1 by the share of their spread that counting alone explains, the
-    outliers' excepted.
-    """
+    outliers' excepted."""
     classes = len(off)
     wrong = off[~np.eye(classes, dtype=bool)].reshape(classes, classes - 1)
     totals = wrong.sum(1, keepdims=True)
@@ -264,10 +248,7 @@ def _evenness(off: np.ndarray) -> tuple[np.ndarray, int, float]:
     spread, freedom = ((wrong - expected) ** 2 / expected).sum(), classes * (classes - 2)
     ratios = wrong / expected
     shrunk = 1 + max(0.0, 1 - freedom / max(spread, 1e-9)) * (ratios - 1)
-    tail = np.minimum(
-        stats.binom.cdf(wrong, totals, 1 / (classes - 1)),
-        stats.binom.sf(wrong - 1, totals, 1 / (classes - 1)),
-    )
-    outliers = 2 * tail * wrong.size < 0.05
+    chance = stats.binom(totals, 1 / (classes - 1))
+    outliers = 2 * np.minimum(chance.cdf(wrong), chance.sf(wrong - 1)) * wrong.size < 0.05
     p = float(stats.chi2.sf(spread, freedom))
     return np.where(outliers, ratios, shrunk), int(outliers.sum()), p

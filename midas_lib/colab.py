@@ -14,24 +14,7 @@ SITE = "https://colab.research.google.com"
 # What Colab's kernel itself runs on: with other versions its session crashes
 # (https://github.com/googlecolab/colabtools/issues/1110).
 KERNEL = "ipykernel|ipython|jupyter|prompt|pyzmq|tornado"
-SETUP = """\
-# In Google Colab alone: get this repository, and install the versions that it was tested with,
-# except of what Colab's kernel runs on.
-import os
-import re
-import sys
-
-if "google.colab" in sys.modules:
-    address = "https://github.com/{repository}"
-    checkout = os.path.expanduser("~/{name}")
-    ![ -d $checkout ] || git clone -q --depth 1 $address $checkout
-    %cd -q $checkout/notebooks
-    with open("../constraints.txt") as listed, open("colab-constraints.txt", "w") as kept:
-        kept.writelines(line for line in listed if not re.match("{kernel}", line))
-    %pip install -c colab-constraints.txt -e $checkout
-    sys.path.insert(0, checkout)
-    os.environ["PYTHONPATH"] = checkout
-    print("Should Colab offer to restart the session, let it, and run this cell again.")"""
+SETUP = (Path(__file__).parent / "templates" / "colab.txt").read_text()
 
 
 def repository() -> str:
@@ -56,14 +39,11 @@ def add_badge(notebook: Path, repository: str) -> None:
         raise UserError(f"REPOSITORY={repository}: give owner/name, as GitHub spells it")
     address = f"{SITE}/github/{repository}/blob/main/notebooks/{notebook.name}"
     badge = f"[![Open in Colab]({SITE}/assets/colab-badge.svg)]({address})"
-    name = repository.split("/")[1]
-    setup = SETUP.format(repository=repository, name=name, kernel=KERNEL)
+    values = {"repository": repository, "name": repository.split("/")[1], "kernel": KERNEL}
     content = nbformat.read(notebook, as_version=4)
     cells = [cell for cell in content.cells if TAG not in cell.metadata.get("tags", [])]
     added = {"metadata": {"tags": [TAG]}}
-    content.cells = [
-        nbformat.v4.new_markdown_cell(badge, id="colab-badge", **added),
-        nbformat.v4.new_code_cell(setup, id="colab-setup", **added),
-        *cells,
-    ]
+    top = nbformat.v4.new_markdown_cell(badge, id="colab-badge", **added)
+    setup = nbformat.v4.new_code_cell(SETUP.format(**values), id="colab-setup", **added)
+    content.cells = [top, setup, *cells]
     nbformat.write(content, notebook)

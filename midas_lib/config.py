@@ -5,27 +5,21 @@ import hashlib
 import json
 import os
 import string
-from dataclasses import dataclass, field
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parent.parent
-# The checkout; the current folder where the library is installed without one.
-ROOT = _HERE if (_HERE / "notebooks").is_dir() else Path.cwd()
+ROOT = Path(__file__).resolve().parent.parent
+if not (ROOT / "notebooks").is_dir():  # the library is installed, without a checkout
+    ROOT = Path.cwd()
 CLASS_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 DIGIT_NAMES = CLASS_NAMES[:10]
 PROFILES = ("smoke", "standard", "full")
 LOSSES = {  # name -> function in `losses`
-    "cross-entropy": "cross_entropy",
-    "PRODEN": "proden",
-    "forward": "forward",
-    "SCL-NL": "scl_nl",
-    "SCL-EXP": "scl_exp",
-    "PC": "pairwise_comparison",
-    "L-W": "weighted",
-    "NN": "non_negative",
+    "cross-entropy": "cross_entropy", "PRODEN": "proden", "forward": "forward", "SCL-NL": "scl_nl",
+    "SCL-EXP": "scl_exp", "PC": "pairwise_comparison", "L-W": "weighted", "NN": "non_negative",
     "GA": "gradient_ascent",
-}
-SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
+}  # fmt: skip
 RUNS = ROOT / "checkpoints" / "runs"
 
 
@@ -34,9 +28,9 @@ class UserError(Exception):
 
 
 def from_caller(path: str | Path) -> Path:
-    """`path`, a relative one counted from the folder the user is in, which `make -C` leaves: to
-    what it starts, the Makefile names that folder in PWD. A program that calls make may leave an
-    old PWD: what lies in the current folder alone is taken from there."""
+    """`path`, a relative one counted from the user's folder, which `make -C` leaves: the Makefile
+    names it in PWD. As a program that calls make may leave an old PWD, what lies in the current
+    folder alone is taken from there."""
     here = Path(path).expanduser()
     there = Path(os.environ.get("PWD", "") if "MAKELEVEL" in os.environ else "", here)
     return here if here.exists() and not there.exists() else there
@@ -64,6 +58,17 @@ def standin_wanted() -> bool:
     return os.environ.get("STANDIN", "") not in ("", "0")
 
 
+def read_table(name: str) -> dict:
+    """What stands in this package's `name`.toml, with tuples for lists."""
+
+    def frozen(value):
+        if isinstance(value, dict):
+            return {key: frozen(item) for key, item in value.items()}
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return frozen(tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text("utf-8")))
+
+
 def check_profile(profile: str) -> str:
     """Return `profile`, or raise `UserError` when it is not one of `PROFILES`."""
     if profile not in PROFILES:
@@ -79,12 +84,12 @@ def digest(settings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a scan becomes the network's input.
+    """How a scan becomes the network's input, a square of `size` pixels a side.
 
     mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
-    every side, to the input's square; "scale" centres the glyph and keeps its size; "canvas" keeps
-    size and place; "mnist" brings the bounding box to 20 of 28 parts of the square and the ink's
-    centre of mass to its centre (LeCun et al. 1998, section III-A). size: the input's side.
+    every side, to the square; "scale" centres the glyph and keeps its size; "canvas" keeps size and
+    place; "mnist" brings the bounding box to 20 of 28 parts of the square and the ink's centre of
+    mass to its centre (LeCun et al. 1998, section III-A).
     """
 
     mode: str = "crop"
@@ -117,10 +122,8 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Shape of the convolutional network, see `model.build_cnn`.
-
-    width: factor on the 32, 64 and 128 channels of the three stages. depth: convolutions in each.
-    kernel: side of all kernels. dropout: share dropped before the last layer.
+    """Shape of `model.build_cnn`. width: factor on its three stages' channels, 32, 64 and 128.
+    depth: convolutions in each. kernel: side of all kernels. dropout: share before the last layer.
     """
 
     width: float = 1.0
@@ -134,14 +137,14 @@ class Training:
     """How a network is trained, see `train.fit`.
 
     epochs: passes over the training images. batch: images per step. rate: the learning rate's
-    peak. schedule: one of `SCHEDULES`, see `train.learning_rates`. weight_decay: AdamW's.
-    smoothing: share of the target spread over all classes, for "cross-entropy". averaging: decay,
-    per step, of the running average of the weights that is the result; 0 takes the last weights.
-    checks: how often held-out examples are measured in the first epoch, and in each later one.
-    loss: one of `LOSSES`; all but "cross-entropy" take labels for complementary. leak: the share of
-    labels that are true nevertheless, for "forward" and "PRODEN". sharpening: the exponent that
-    the targets of "PRODEN" end with, growing from 1 after the share `sharpening_start` of the
-    steps. balance: weight of `losses.imbalance` until then, falling to 0 as the exponent grows.
+    peak; schedule: its course, see `train.learning_rates`. weight_decay: AdamW's. smoothing: share
+    of the target spread over all classes, for "cross-entropy". averaging: decay, per step, of the
+    running average of the weights that is the result; 0 takes the last weights. checks: how often
+    held-out examples are measured in the first epoch, and in each later one. loss: one of `LOSSES`;
+    all but "cross-entropy" take labels for complementary. leak: the share of labels that are true
+    nevertheless, for "forward" and "PRODEN". sharpening: the exponent that the targets of "PRODEN"
+    end with, growing from 1 after the share `sharpening_start` of the steps. balance: weight of
+    `losses.imbalance` until then, falling to 0 as the exponent grows.
     """
 
     epochs: int = 30
@@ -159,20 +162,19 @@ class Training:
     balance: float = 0.0
 
     def __post_init__(self):
-        for name, choices in (("loss", LOSSES), ("schedule", SCHEDULES)):
+        schedules = ("constant", "plateau", "cosine", "one-cycle")
+        for name, choices in (("loss", LOSSES), ("schedule", schedules)):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What a training that begins with another network's weights takes over.
-
-    layers: convolutions, counted from the input; None takes all. head: whether the first columns
-    of the last layer are taken over too. frozen: whether what was copied stays as it is.
-    rate_decay: factor on a layer's learning rate for each layer that it lies below the last one
-    (discriminative fine-tuning, Howard & Ruder 2018, section 3.2).
-    """
+    """What a training takes over from a start. layers: convolutions, counted from the input; None
+    takes all. head: whether the first columns of the last layer are too. frozen: whether
+    convolutions that were copied stay as they are. rate_decay: factor on a layer's learning rate
+    for each layer that it lies below the last one (discriminative fine-tuning, Howard & Ruder 2018,
+    section 3.2)."""
 
     layers: int | None = None
     head: bool = True
@@ -184,23 +186,20 @@ class Transfer:
 class Settings:
     """All that, with the data, decides a result; `threads` by the order of its sums alone."""
 
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    network: Network = field(default_factory=Network)
-    training: Training = field(default_factory=Training)
-    transfer: Transfer = field(default_factory=Transfer)
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    network: Network = Network()
+    training: Training = Training()
+    transfer: Transfer = Transfer()
     seed: int = 0
     threads: int = 1
 
 
 def changed(settings) -> dict:
     """The settings that differ from the defaults, by group."""
-    found = {}
-    for name, default in vars(type(settings)()).items():
-        value = getattr(settings, name)
-        if value != default:
-            found[name] = changed(value) if dataclasses.is_dataclass(value) else value
-    return found
+    pairs = zip(vars(settings).items(), vars(type(settings)()).values(), strict=True)
+    different = {name: value for (name, value), default in pairs if value != default}
+    return {k: changed(v) if dataclasses.is_dataclass(v) else v for k, v in different.items()}
 
 
 def vary(settings: Settings, **changes) -> Settings:

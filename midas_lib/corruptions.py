@@ -8,6 +8,7 @@ import numpy as np
 
 # Whole pixels, so that a shift does not blur as well: a diagonal one is 2.8 long.
 SHIFTS = [(3, 0), (2, 2), (0, 3), (-2, 2), (-3, 0), (-2, -2), (0, -3), (2, -2)]
+SQUARE = np.ones((2, 2), np.uint8)
 
 
 def _warped(image, matrix):
@@ -15,54 +16,19 @@ def _warped(image, matrix):
 
 
 def _turned(image, angle, scale):
-    height, width = image.shape
-    return _warped(
-        image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, scale)
-    )
-
-
-def _shift(image, rng):
-    across, down = SHIFTS[rng.integers(len(SHIFTS))]
-    return _warped(image, np.array([[1, 0, across], [0, 1, down]]))
-
-
-def _rotation(image, rng):
-    return _turned(image, rng.choice([-25, 25]), 1)
-
-
-def _scale(image, rng):
-    return _turned(image, 0, 0.7)
-
-
-def _blur(image, rng):
-    return cv2.GaussianBlur(image, (0, 0), 1.2)
-
-
-def _noise(image, rng):
-    return np.clip(image + rng.normal(0, 60, image.shape), 0, 255).round().astype(np.uint8)
-
-
-def _thinner(image, rng):
-    return cv2.erode(image, np.ones((2, 2), np.uint8))
-
-
-def _thicker(image, rng):
-    return cv2.dilate(image, np.ones((2, 2), np.uint8))
-
-
-def _contrast(image, rng):
-    return (0.4 * image).round().astype(np.uint8)
+    centre = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
+    return _warped(image, cv2.getRotationMatrix2D(centre, angle, scale))
 
 
 CORRUPTIONS = {
-    "shift": _shift,
-    "rotation": _rotation,
-    "scale": _scale,
-    "blur": _blur,
-    "noise": _noise,
-    "thinner strokes": _thinner,
-    "thicker strokes": _thicker,
-    "low contrast": _contrast,
+    "shift": lambda image, rng: _warped(image, np.c_[np.eye(2), rng.choice(SHIFTS)]),
+    "rotation": lambda image, rng: _turned(image, rng.choice([-25, 25]), 1),
+    "scale": lambda image, rng: _turned(image, 0, 0.7),
+    "blur": lambda image, rng: cv2.GaussianBlur(image, (0, 0), 1.2),
+    "noise": lambda image, rng: image + rng.normal(0, 60, image.shape),
+    "thinner strokes": lambda image, rng: cv2.erode(image, SQUARE),
+    "thicker strokes": lambda image, rng: cv2.dilate(image, SQUARE),
+    "low contrast": lambda image, rng: 0.4 * image,
 }
 
 
@@ -77,4 +43,5 @@ def corrupt(images: np.ndarray, name: str, seed: int = 0) -> np.ndarray:
     if name not in CORRUPTIONS:
         raise ValueError(f"corruption {name!r}: choose one of {', '.join(CORRUPTIONS)}")
     rng = np.random.default_rng(seed)
-    return np.stack([CORRUPTIONS[name](image, rng) for image in images])
+    spoilt = np.stack([CORRUPTIONS[name](image, rng) for image in images])
+    return np.clip(spoilt, 0, 255).round().astype(np.uint8)

@@ -26,12 +26,10 @@ CACHE_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDataset:
-    """Images with what is known about them, in the order of their sorted names.
-
-    images: uint8 (n, height, width), as stored. labels: int64 (n,), indices into class_names.
-    writers: int64 (n,), or None where unknown. names: n member names. source, digest: where they
-    came from and the digest of their content (see `sources.Source`; "folder" for `load_folder`).
-    """
+    """Images with what is known about them, in the order of their sorted names. images: uint8 (n,
+    height, width), as stored. labels: int64 (n,), indices into class_names. names: n member names.
+    source: "folder", or as in `sources.Source`; digest: of the content. writers: int64 (n,), or
+    None where unknown."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -44,10 +42,8 @@ class ImageDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What a network is trained or measured on.
-
-    pictures: uint8 (n, size, size, 1). labels: int64 (n,).
-    """
+    """What a network is trained or measured on: pictures, uint8 (n, size, size, 1), and labels,
+    int64 (n,)."""
 
     pictures: np.ndarray
     labels: np.ndarray
@@ -63,30 +59,22 @@ class Examples:
 
     def join(self, other: "Examples") -> "Examples":
         """These examples, then the other's."""
-        return Examples(
-            pictures=np.concatenate([self.pictures, other.pictures]),
-            labels=np.concatenate([self.labels, other.labels]),
-        )
+        pictures = np.concatenate([self.pictures, other.pictures])
+        return Examples(pictures=pictures, labels=np.concatenate([self.labels, other.labels]))
 
 
 def load_characters(profile: str = "standard") -> ImageDataset:
-    """The 62 classes of `trainPart1.zip`: scans of dark ink on light, uint8 (n, 225, 300).
-
-    Raises `UserError` when no source has the archive, or an image in it cannot be decoded.
-    """
-    archive = sources.fetch("characters", profile=profile)
-    pictures, names = _decoded(archive, images.read_scan)
+    """The 62 classes of `trainPart1.zip`: scans of dark ink on light, uint8 (n, 225, 300). Raises
+    `UserError` when no source has the archive, or an image in it cannot be decoded."""
+    archive, pictures, names = _decoded("characters", profile, images.read_scan)
     numbers = [re.search(r"(\d{3})-(\d{3})\.png$", name).groups() for name in names]
     labels, writers = np.array(numbers, np.int64).T
-    labels -= 1
-    return _dataset(archive, config.CLASS_NAMES, pictures, labels, names, writers)
+    return _dataset(archive, config.CLASS_NAMES, pictures, labels - 1, names, writers)
 
 
 def load_mnist(split: str, profile: str = "standard") -> ImageDataset:
-    """MNIST's "train" or "test" split: uint8 (n, 28, 28), bright ink on black.
-
-    Raises `UserError` when no source has the files, `ValueError` for another split.
-    """
+    """MNIST's "train" or "test" split: uint8 (n, 28, 28), bright ink on black. Raises `UserError`
+    when no source has the files, `ValueError` for another split."""
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r}: choose train or test")
     archive = sources.fetch("mnist", profile=profile)
@@ -98,21 +86,17 @@ def load_mnist(split: str, profile: str = "standard") -> ImageDataset:
 
 def load_mislabelled(profile: str = "standard") -> ImageDataset:
     """`mnistTask3.zip`: uint8 (n, 28, 28); a label is the folder's digit, which need not be true.
-
-    Raises `UserError` when no source has the archive, or an image in it cannot be decoded.
-    """
-    archive = sources.fetch("mislabelled", profile=profile)
-    pictures, names = _decoded(archive, images.read_image)
+    Raises `UserError` when no source has the archive, or an image in it cannot be decoded."""
+    archive, pictures, names = _decoded("mislabelled", profile, images.read_image)
     labels = np.array([int(name.split("/")[1]) for name in names])
     return _dataset(archive, config.DIGIT_NAMES, pictures, labels, names)
 
 
 def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
     """Any folder or zip with a folder for each class: scans, uint8 (n, 225, 300), and labels.
-
     Folders are named as in `labelled`. An image that cannot be read or lies in no class' folder is
-    left out with a warning. Raises `UserError` when `path` cannot be read, or a class has no image.
-    """
+    left out with a warning. Raises `UserError` when `path` cannot be read, or a class has no
+    image."""
     skipped = []
     found = read_labelled(path, class_names, skipped)
     names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
@@ -124,18 +108,16 @@ def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
         warnings.warn(f"{path}: {len(skipped)} images left out ({first})", stacklevel=2)
     scans, labels = np.stack(scans), np.array(labels)
     digest = config.digest([names, array_digest(scans, labels)])
-    origin = sources.Source(name="folder", paths=(Path(path),), source="folder", digest=digest)
+    origin = sources.Source(name="folder", paths=(), source="folder", digest=digest)
     return _dataset(origin, tuple(class_names), scans, labels, names)
 
 
 def labelled(
     path: str | Path, class_names: tuple[str, ...], skipped: list[dict], chosen: set | None = None
 ) -> Iterator[tuple[str, np.ndarray, int | None]]:
-    """Yield (name, scan, label) of the images below a folder or in a zip, see `files.walk`.
-
-    The label is `label_of` the name. chosen: names of the images to be read, None for all. What
-    cannot be read, or holds no ink, is added to `skipped`, as {"file", "reason"}.
-    """
+    """Yield (name, scan, label) of the images below a folder or in a zip, see `files.walk`. The
+    label is `label_of` the name. chosen: names of the images to be read, None for all. What cannot
+    be read, or holds no ink, is added to `skipped`, as {"file", "reason"}."""
     for name, content in files.walk(path, skipped):
         if chosen is None or name in chosen:
             try:
@@ -169,25 +151,18 @@ def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
 
 
 def _dataset(archive, class_names, pictures, labels, names, writers=None) -> ImageDataset:
-    return ImageDataset(
-        images=pictures,
-        labels=labels,
-        names=names,
-        class_names=class_names,
-        source=archive.source,
-        digest=archive.digest,
-        writers=writers,
-    )
+    known = {"class_names": class_names, "source": archive.source, "digest": archive.digest}
+    return ImageDataset(images=pictures, labels=labels, names=names, writers=writers, **known)
 
 
-def _decoded(archive: sources.Source, read) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The archive's pictures, each as `read` gives it, and their names; from the cache if there."""
-    file = f"{archive.name}-{archive.digest[:16]}-{CACHE_VERSION}.npz"
-    cache = config.data_dir() / "cache" / file
+def _decoded(name: str, profile: str, read) -> tuple[sources.Source, np.ndarray, tuple[str, ...]]:
+    """An archive, its pictures as `read` gives them, and their names; from the cache if there."""
+    archive = sources.fetch(name, profile=profile)
+    cache = config.data_dir() / "cache" / f"{name}-{archive.digest[:16]}-{CACHE_VERSION}.npz"
     # not there, or damaged, which numpy tells in many ways
     with contextlib.suppress(Exception), np.load(cache) as stored:
-        return stored["images"], tuple(stored["names"].tolist())
-    names, contents = zip(*sources.read_members(archive.paths[0], archive.name), strict=True)
+        return archive, stored["images"], tuple(stored["names"].tolist())
+    names, contents = zip(*sources.read_members(archive.paths[0], name), strict=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter
         pictures = np.stack(list(pool.map(read, contents, names)))
     try:
@@ -196,18 +171,14 @@ def _decoded(archive: sources.Source, read) -> tuple[np.ndarray, tuple[str, ...]
     except OSError as error:
         reason = f"not cached ({error.strerror}); decoding again next time"
         warnings.warn(f"{cache}: {reason}", stacklevel=3)
-    return pictures, names
+    return archive, pictures, names
 
 
 def folds(labels: np.ndarray, partition: int, writers: np.ndarray | None = None) -> np.ndarray:
-    """The fold, 0 to 4, of every image in a 5-fold partition numbered `partition`.
-
-    Stratified by class; with `writers`, no writer stands in two folds instead. Returns int64 (n,).
-    """
-    if writers is None:
-        splits = StratifiedKFold(5, shuffle=True, random_state=partition).split(labels, labels)
-    else:
-        splits = GroupKFold(5, shuffle=True, random_state=partition).split(labels, groups=writers)
+    """The fold, 0 to 4, of every image in a 5-fold partition numbered `partition`. Stratified by
+    class; with `writers`, no writer stands in two folds instead. Returns int64 (n,)."""
+    kind = StratifiedKFold if writers is None else GroupKFold
+    splits = kind(5, shuffle=True, random_state=partition).split(labels, labels, writers)
     fold = np.empty(len(labels), np.int64)
     for k, (_, held_out) in enumerate(splits):
         fold[held_out] = k
@@ -216,27 +187,22 @@ def folds(labels: np.ndarray, partition: int, writers: np.ndarray | None = None)
 
 def split(labels: np.ndarray, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training examples and of `held_out` others, sorted, stratified by class."""
-    rest, chosen = train_test_split(
-        np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed
-    )
+    how = {"test_size": held_out, "stratify": labels, "random_state": seed}
+    rest, chosen = train_test_split(np.arange(len(labels)), **how)
     return np.sort(rest), np.sort(chosen)
 
 
 def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
-    """Sorted indices of `count` examples, equally many of each class, or all of them.
-
-    Draw `draw` of a smaller count is part of draw `draw` of a larger one. Raises `UserError` for a
-    count that no balanced draw has: over the number of examples, or not a multiple of the classes.
-    """
-    classes = np.unique(labels)
+    """Sorted indices of `count` examples, equally many of each class, or all of them. Draw `draw`
+    of a smaller count is part of draw `draw` of a larger one. Raises `UserError` for a count that
+    no balanced draw has: over the number of examples, or not a multiple of the classes."""
     if count == len(labels):
         return np.arange(count)
+    classes, sizes = np.unique(labels, return_counts=True)
     each, rest = divmod(count, len(classes))
-    if rest or not each or each > np.bincount(labels)[classes].min():
-        raise UserError(
-            f"{count} labelled images: give a multiple of {len(classes)} up to"
-            f" {len(classes) * np.bincount(labels)[classes].min()}, or all {len(labels)}"
-        )
+    if rest or not 1 <= each <= sizes.min():
+        fit = f"a multiple of {len(classes)} up to {len(classes) * sizes.min()}"
+        raise UserError(f"{count} labelled images: give {fit}, or all {len(labels)}")
     order = np.random.default_rng(draw).permutation(len(labels))
     return np.sort(np.concatenate([order[labels[order] == c][:each] for c in classes]))
 
@@ -247,13 +213,9 @@ def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
         return dataset
     first = [np.flatnonzero(dataset.labels == c)[:per_class] for c in np.unique(dataset.labels)]
     where = np.sort(np.concatenate(first))
-    return dataclasses.replace(
-        dataset,
-        images=dataset.images[where],
-        labels=dataset.labels[where],
-        writers=None if dataset.writers is None else dataset.writers[where],
-        names=tuple(dataset.names[i] for i in where),
-    )
+    writers = None if dataset.writers is None else dataset.writers[where]
+    kept = {"images": dataset.images[where], "labels": dataset.labels[where], "writers": writers}
+    return dataclasses.replace(dataset, names=tuple(dataset.names[i] for i in where), **kept)
 
 
 def array_digest(*arrays: np.ndarray) -> str:

@@ -44,11 +44,8 @@ def write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, for a file that takes its place when the block succeeds.
-
-    It ends in ".tmp"; a block that fails leaves nothing behind, a killed process this file.
-    """
-    path = Path(path)
+    """A temporary path beside `path`, for a file that takes its place when the block succeeds. It
+    ends in ".tmp"; a block that fails leaves nothing behind, a killed process this file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -62,11 +59,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`, which is removed afterwards; one process at a time can.
-
-    Raises `BlockingIOError` where another process holds it and `wait` is false.
-    """
-    path = Path(path)
+    """Hold the lock file `path`, which is removed afterwards; one process at a time can. Raises
+    `BlockingIOError` where another process holds it and `wait` is false."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = False
     while not held:
@@ -85,16 +79,11 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
 def read_members(
     packed: str | Path | bytes, pattern: str = "(?s:.+)", top: str = ""
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of a zip's files, sorted by name, straight from the archive.
-
-    packed: the zip's path, or the zip itself. pattern: a regular expression for a name, from its
-    start or from a folder on; what it matched, after `top`, is the name given. System files
-    (`__MACOSX`, dot files, `Thumbs.db`) are left out.
-
-    Raises `UnreadableError` if the file is missing, is not a zip, is damaged, is unsafe (paths
-    that escape, links, encryption, beyond `MAX_MEMBERS`, `MAX_BYTES` or `MAX_RATIO`), holds a name
-    twice, or has no such files.
-    """
+    """Yield (name, content) of a zip's files, sorted by name, straight from the archive. packed:
+    the zip's path, or the zip itself. pattern: a regular expression for a name, from its start or
+    from a folder on; what it matched, after `top`, is the name given. System files are left out.
+    Raises `UnreadableError` if the file is missing, no zip, damaged, unsafe (paths that escape,
+    links, encryption, beyond the limits above), holds a name twice or has no such files."""
     path = "zip" if isinstance(packed, bytes) else packed
     with _opened(packed, "zip archive") as file, zipfile.ZipFile(file) as archive:
         _check_safe(path, archive)
@@ -102,9 +91,9 @@ def read_members(
         for info in archive.infolist():
             match = re.search(f"(^|/)({pattern})", info.filename)
             if match and not info.is_dir() and not SYSTEM_FILE.search(info.filename):
-                if top + match[2] in chosen:
-                    raise UnreadableError(path, f"holds {top + match[2]} twice; pack it anew")
-                chosen[top + match[2]] = info
+                member = top + match[2]
+                if chosen.setdefault(member, info) is not info:
+                    raise UnreadableError(path, f"holds {member} twice; pack it anew")
         if not chosen:
             raise UnreadableError(path, f"holds no {top or 'such'} files; is it another zip?")
         for member, info in sorted(chosen.items()):
@@ -124,10 +113,8 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """Read a gzipped idx file of unsigned bytes (MNIST's format) as a uint8 array.
-
-    Raises `UnreadableError` if it is missing, not gzip, damaged, too large or not such a file.
-    """
+    """Read a gzipped idx file of unsigned bytes (MNIST's format) as a uint8 array. Raises
+    `UnreadableError` if it is missing, not gzip, damaged, too large or not such a file."""
     with _opened(path, "gzip file") as file, gzip.open(file) as unpacked:
         content = unpacked.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -151,11 +138,9 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def walk(path: str | Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the images below a folder or in a zip, sorted by name.
-
-    Zips inside are opened too, `NESTING` deep, and count as folders. What cannot be read is added
-    to `skipped`, as {"file", "reason"}. Raises `UserError` where `path` itself cannot be.
-    """
+    """Yield (name, bytes) of the images below a folder or in a zip, sorted by name; zips inside are
+    opened too, `NESTING` deep, and count as folders. What cannot be read is added to `skipped`, as
+    {"file", "reason"}. Raises `UserError` where `path` itself cannot be."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip")
@@ -180,11 +165,11 @@ def _walk(contents: Iterator[tuple[str, bytes]], depth: int, skipped: list[dict]
     for name, content in contents:
         if name.lower().endswith(IMAGE_ENDINGS):
             yield name, content
-        elif name.lower().endswith(".zip") and depth == NESTING:
-            skipped.append({"file": name, "reason": f"more than {NESTING} zips deep"})
         elif name.lower().endswith(".zip"):
-            inside = ((f"{name}/{member}", inner) for member, inner in read_members(content))
             try:
+                if depth == NESTING:
+                    raise UnreadableError(name, f"more than {NESTING} zips deep")
+                inside = ((f"{name}/{member}", inner) for member, inner in read_members(content))
                 yield from _walk(inside, depth + 1, skipped)
             except UnreadableError as error:
                 skipped.append({"file": name, "reason": error.reason})
@@ -196,7 +181,7 @@ def _check_safe(path: str | Path, archive: zipfile.ZipFile) -> None:
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MAX_MEMBERS:
         raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
-    if total > MAX_BYTES or total > MAX_RATIO * size:
+    if total > min(MAX_BYTES, MAX_RATIO * size):
         raise UnreadableError(path, f"refused: unpacks to {total:,} bytes, like a zip bomb")
     for entry in entries:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)

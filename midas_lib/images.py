@@ -14,17 +14,15 @@ from midas_lib.config import Preprocessing, UserError
 
 SCAN_SHAPE = (225, 300)
 INK = 127  # a pixel above this, ink bright, is ink
-# The archive's tablet left a pen dot at one spot of some scans: a fraction of the scan's width
-# and height (both from-to), and the largest such dot's side in pixels.
-STRAY_DOT = {"x": (0.65, 0.75), "y": (0.06, 0.13), "side": 25}
+# The archive's tablet left a pen dot at one spot of some scans: where it begins and ends, as shares
+# of the scan's width and height, and the largest such dot's side in pixels.
+STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
 MAX_PIXELS = 50_000_000
 
 
 def read_scan(image, name: str = "image") -> np.ndarray:
-    """The scan, uint8 (225, 300), of an image, see `read_image`.
-
-    Raises `UserError`, naming it, when it cannot be read or holds no ink.
-    """
+    """The scan, uint8 (225, 300), of an image, see `read_image`. Raises `UserError`, naming it,
+    when it cannot be read or holds no ink."""
     name = str(image) if isinstance(image, str | Path) else name
     scanned = scan(read_image(image, name))
     try:
@@ -35,14 +33,11 @@ def read_scan(image, name: str = "image") -> np.ndarray:
 
 
 def read_image(image, name: str = "image") -> np.ndarray:
-    """A picture as gray uint8 (height, width).
-
-    image: a path, the bytes of an image file, a PIL image, or an array (h, w), (h, w, 1),
-    (h, w, 3) or (h, w, 4) of integers, floats in 0-1, or booleans; colours in RGB order. Palette
-    and 16-bit files are read too; transparent pixels count as white paper, or as black where the
-    ink would not show on white.
-    name: what an error calls it. Raises `UserError` when it cannot be read.
-    """
+    """A picture as gray uint8 (height, width). image: a path, the bytes of an image file, a PIL
+    image, or an array (h, w) or (h, w, 1, 3 or 4) of integers, floats in 0-1, or booleans; colours
+    in RGB order. Palette and 16-bit files are read too; transparent pixels count as white paper, or
+    as black where the ink would not show on white. name: what an error calls it. Raises `UserError`
+    when it cannot be read."""
     if isinstance(image, str | Path):
         try:
             image, name = Path(image).read_bytes(), str(image)
@@ -107,34 +102,27 @@ def _paper(image: np.ndarray) -> int:
 
 def ink(scanned: np.ndarray) -> np.ndarray:
     """A scan, dark on light or light on dark, as uint8 with black paper and the ink at up to 255.
-
     The border's median is the paper; the stray pen dot of the archive's tablet is wiped out where
-    there is other ink. Raises `UserError` for an image without ink.
-    """
+    there is other ink. Raises `UserError` for an image without ink."""
     paper = _paper(scanned)
     strength = np.abs(scanned.astype(np.int16) - paper)
     if strength.max() < 32:
         raise UserError("no ink in the image: it is one even colour; give a picture of a character")
     bright = np.rint(strength * (255.0 / strength.max())).astype(np.uint8)
-    count, parts, boxes, centres = cv2.connectedComponentsWithStats(
-        (bright > INK).astype(np.uint8), connectivity=8
-    )
+    inked = (bright > INK).astype(np.uint8)
+    count, parts, boxes, centres = cv2.connectedComponentsWithStats(inked, connectivity=8)
+    low, high, side = STRAY_DOT
     for part in range(1, count if count > 2 else 0):
-        (left, right), (top, bottom) = STRAY_DOT["x"], STRAY_DOT["y"]
-        x, y = centres[part] / SCAN_SHAPE[::-1]
-        at_spot = left < x < right and top < y < bottom
-        if at_spot and boxes[part, 2:4].max() <= STRAY_DOT["side"]:
+        at = centres[part] / SCAN_SHAPE[::-1]
+        if (low < at).all() and (at < high).all() and boxes[part, 2:4].max() <= side:
             bright[cv2.dilate((parts == part).astype(np.uint8), np.ones((3, 3))) > 0] = 0
     return bright
 
 
 def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """Scans uint8 (n, 225, 300) to the network's inputs.
-
-    Returns the pictures, uint8 (n, size, size, 1), bright ink on black, and the geometry, float32
-    (n, 2): the glyph's top and bottom edge as shares of the scan's height, from the top.
-    Raises `UserError` for a scan without ink.
-    """
+    """Scans uint8 (n, 225, 300) to the network's inputs: the pictures, uint8 (n, size, size, 1),
+    bright ink on black, and the geometry, float32 (n, 2), the glyph's top and bottom edge as shares
+    of the scan's height, from the top. Raises `UserError` for a scan without ink."""
     pictures = np.empty((len(scans), settings.size, settings.size, 1), np.uint8)
     geometry = np.empty((len(scans), 2), np.float32)
     for i, scanned in enumerate(scans):
@@ -143,15 +131,14 @@ def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, 
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         geometry[i] = top / SCAN_SHAPE[0], bottom / SCAN_SHAPE[0]
         centre, side = ((left + right) / 2, (top + bottom) / 2), float(SCAN_SHAPE[1])
+        longest = max(bottom - top, right - left)
         if settings.mode == "crop":
-            side = max(bottom - top, right - left) * (1 + 2 * settings.margin)
+            side = longest * (1 + 2 * settings.margin)
         elif settings.mode == "mnist":
             mass = bright[top:bottom, left:right].astype(float)
-            centre = (
-                left + mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum(),
-                top + mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum(),
-            )
-            side = max(bottom - top, right - left) * 28 / 20
+            x = mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum()
+            y = mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum()
+            centre, side = (left + x, top + y), longest * 28 / 20
         elif settings.mode == "scale":
             side = 190.0  # the largest glyph still fits, all but its outermost pixels
         else:

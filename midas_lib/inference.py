@@ -28,20 +28,15 @@ class Classifier:
 
     def predict(self, image):
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
-
-        image: a path, a PIL image or an array, see `images.read_image`; a list of such gives a list
-        of answers. Raises `UserError`, naming the image, for one that cannot be read or holds no
-        ink.
-        """
+        image: a path, a PIL image or an array, see `images.read_image`; a list gives a list of
+        answers. Raises `UserError`, naming it, for an image that cannot be read or has no ink."""
         if not isinstance(image, list | tuple):
             return self.predict([image])[0]
         if not image:
             return []
         scans = [images.read_scan(one, f"image {i}") for i, one in enumerate(image)]
-        return [
-            (self.class_names[row.argmax()], int(row.argmax()), row)
-            for row in self.probabilities(np.stack(scans))
-        ]
+        rows = self.probabilities(np.stack(scans))
+        return [(self.class_names[row.argmax()], int(row.argmax()), row) for row in rows]
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
@@ -54,11 +49,9 @@ class Classifier:
 
 
 def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
-    """Write `path` (a .keras file) and the .json beside it, each whole or not at all.
-
-    description: JSON-ready, with at least "class_names" and "settings", whose "preprocessing"
-    holds `config.Preprocessing`'s fields.
-    """
+    """Write `path` (a .keras file) and the .json beside it, each whole or not at all. description:
+    JSON-ready, with at least "class_names" and "settings", whose "preprocessing" holds
+    `config.Preprocessing`'s fields."""
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder, "model.keras")  # Keras tells the format by the name
@@ -68,11 +61,9 @@ def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
 
 
 def load_classifier(path) -> Classifier:
-    """The classifier saved as `path`, a .keras file with its .json beside it.
-
-    Loaded in Keras' safe mode, and without Lambda layers, of which that mode lets some pass. Raises
-    `UserError` when the file is missing, no checkpoint, carries code, or does not fit its .json.
-    """
+    """The classifier saved as `path`, a .keras file with its .json beside it. Loaded in Keras' safe
+    mode, and without Lambda layers, of which that mode lets some pass. Raises `UserError` when the
+    file is missing, no checkpoint, carries code, or does not fit its .json."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; make part1, or name another .keras file")
@@ -105,22 +96,19 @@ def load_classifier(path) -> Classifier:
 
 
 def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
-    """An answer for each image file: {"file", "label", "index", "probability"}.
-
-    Raises `UserError`, naming the file, for the first that cannot be read.
-    """
+    """An answer for each image file: {"file", "label", "index", "probability"}. Raises `UserError`,
+    naming the file, for the first that cannot be read."""
     scans = np.stack([images.read_scan(Path(path)) for path in paths])
     return _rows(paths, classifier.probabilities(scans), classifier.class_names)
 
 
 def evaluate(classifier: Classifier, path) -> dict:
-    """Measure the network on a folder or zip of images.
+    """Measure the network on a folder or zip of images; zips inside are opened too.
 
-    An image's class is told by the folder it lies in, `SampleCCC` (CCC the class's number from 1)
-    or a class's own name; zips inside are opened too. Returns, JSON-ready: n, accuracy,
-    accuracy_interval (Wilson, 95 %), top5_accuracy, case_merged_accuracy, ece, per_class ({name:
-    {"n", "accuracy"}}), predictions and skipped ([{"file", "reason"}]). Where no image has a
-    class: n, predictions and skipped. Raises `UserError` when nothing can be read.
+    The folder that an image lies in tells its class, see `data.label_of`. Returns, JSON-ready: n,
+    accuracy, accuracy_interval (Wilson, 95 %), top5_accuracy, case_merged_accuracy, ece, per_class
+    ({name: {"n", "accuracy"}}), predictions and skipped ([{"file", "reason"}]). Where no image has
+    a class: n, predictions and skipped. Raises `UserError` when nothing can be read.
     """
     skipped = []
     found = data.read_labelled(path, classifier.class_names, skipped)
@@ -143,9 +131,8 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
     answers beside the folders; it must know the classes. limit: images looked at, drawn at random.
     Returns, JSON-ready: n, classes, verdict, reason, advice, own_folder_rate,
     own_folder_rate_interval, transition, transition_low, transition_high, counts, evidence and
-    skipped ([{"file", "reason"}]). Raises `UserError` for a folder that is no class, a class
-    without enough readable images, fewer than three classes, or a reference that does not know
-    them.
+    skipped ([{"file", "reason"}]). Raises `UserError` for a folder that is no class, a class with
+    too few readable images, fewer than three classes, or a reference that does not know them.
     """
     path = Path(path)
     if reference is not None and not set(DIGIT_NAMES) <= set(reference.class_names):
@@ -166,26 +153,19 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
     classes, folders, counts = np.unique(labels, return_inverse=True, return_counts=True)
     _check_classes(path, classes, counts)
     names = [DIGIT_NAMES[c] for c in classes]
-    probabilities = None
     if reference is not None:
         columns = [reference.class_names.index(name) for name in names]
-        probabilities = np.concatenate(answers)[:, columns]
-    found = audit.audit(np.concatenate(pictures), folders, probabilities)
+        answers = np.concatenate(answers)[:, columns]
+    found = audit.audit(np.concatenate(pictures), folders, answers if reference else None)
+    own = found.own_folder_rate
     return {
-        "n": len(labels),
-        "classes": names,
-        "verdict": found.verdict,
-        "reason": found.reason,
-        "advice": found.advice,
-        "own_folder_rate": found.own_folder_rate.mean,
-        "own_folder_rate_interval": [found.own_folder_rate.low, found.own_folder_rate.high],
-        "transition": found.transition.tolist(),
-        "transition_low": found.low.tolist(),
-        "transition_high": found.high.tolist(),
-        "counts": found.counts.tolist(),
-        "evidence": found.evidence,
-        "skipped": skipped,
-    }
+        "n": len(labels), "classes": names,
+        "verdict": found.verdict, "reason": found.reason, "advice": found.advice,
+        "own_folder_rate": own.mean, "own_folder_rate_interval": [own.low, own.high],
+        "transition": found.transition.tolist(), "transition_low": found.low.tolist(),
+        "transition_high": found.high.tolist(), "counts": found.counts.tolist(),
+        "evidence": found.evidence, "skipped": skipped,
+    }  # fmt: skip
 
 
 def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
@@ -205,6 +185,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
     predictions = probabilities.argmax(1)
     interval = analysis.proportion_interval(int((predictions == labels).sum()), len(labels))
     groups = analysis.case_groups(class_names)
+    right = {c: predictions[labels == c] == c for c in np.unique(labels)}
     return {
         "accuracy": interval.mean,
         "accuracy_interval": [interval.low, interval.high],
@@ -212,11 +193,8 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
         "case_merged_accuracy": analysis.merged_accuracy(labels, predictions, groups),
         "ece": analysis.expected_calibration_error(labels, probabilities),
         "per_class": {
-            class_names[c]: {
-                "n": int((labels == c).sum()),
-                "accuracy": float((predictions[labels == c] == c).mean()),
-            }
-            for c in np.unique(labels)
+            class_names[c]: {"n": len(of_class), "accuracy": float(of_class.mean())}
+            for c, of_class in right.items()
         },
     }
 

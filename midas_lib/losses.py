@@ -1,9 +1,8 @@
 """Loss functions: one function each, with the paper it comes from; `config.LOSSES` names them.
 
 All take targets and logits, (n, classes) each, and return a scalar; a further parameter is the
-setting of that name in `config.Training`. For those of complementary
-labels a target is the one-hot vector of the class that the example is said *not* to have, each of
-the other classes being as likely to be named.
+setting of that name in `config.Training`. For those of complementary labels a target is the one-hot
+vector of the class that the example is said *not* to have, each other class being as likely named.
 """
 
 import keras
@@ -11,11 +10,8 @@ from keras import ops
 
 
 def cross_entropy(targets, logits, smoothing: float = 0.0):
-    """Mean cross-entropy against targets of which a share is spread over all classes.
-
-    targets: rows summing to 1. smoothing: in [0, 1) (label smoothing, Szegedy et al. 2016, section
-    7). In nats.
-    """
+    """Mean cross-entropy, in nats, with targets (rows summing to 1) of which a share, in [0, 1), is
+    spread over all classes (label smoothing, Szegedy et al. 2016, section 7)."""
     targets = targets * (1 - smoothing) + smoothing / logits.shape[-1]
     return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True))
 
@@ -30,8 +26,7 @@ def forward(targets, logits, leak: float = 0.0):
 
 
 def scl_nl(targets, logits):
-    """-log(1 - p) of the named class (Chou et al. 2020): `forward` without a leak, up
-    to a constant."""
+    """-log(1 - p) of the named class (Chou et al. 2020): `forward` without leak, but a constant."""
     return -ops.mean(ops.log(1 - _probability(targets, logits) + 1e-7))
 
 
@@ -82,8 +77,7 @@ def weighted(targets, logits):
 
 
 def non_negative(targets, logits):
-    """The unbiased risk, each class's part of it held at zero or above (NN, Ishida et al.
-    2019)."""
+    """The unbiased risk, each class's part of it held at zero or above (NN, Ishida et al. 2019)."""
     return ops.sum(ops.maximum(_partial_risks(targets, logits), 0))
 
 

@@ -18,7 +18,7 @@ from midas_lib import colab, config, files, results, show
 from midas_lib.config import UserError
 from midas_lib.results import BENCH, PARTS, stem
 
-TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}  # of parameters
+TYPES = {"int": {int}, "float": {int, float}, "bool": {bool}, "str": {str}}  # of parameters
 
 
 class _Kernel(AsyncKernelManager):
@@ -41,13 +41,10 @@ def _notebook(part: int | str) -> Path | None:
 
 def run_notebook(part: int | str, *, profile: str, parameters: dict | None = None) -> Path:
     """Execute a part's notebook, or the `BENCH`'s, put its page beside the results that it ended
-    with, and return the page.
-
-    `parameters` are the notebook's own; unless they say otherwise, a part trains what is missing
-    (`train=True`). Raises `UserError` for a parameter the notebook does not have, and when a cell
-    fails: the unfinished notebook and its page then lie in `executed/failed/`, and the last good
-    report is left as it was.
-    """
+    with, and return the page. `parameters` are the notebook's own; unless they say otherwise, a
+    part trains what is missing (`train=True`). Raises `UserError` for a parameter the notebook does
+    not have, and when a cell fails: the unfinished notebook and its page then lie in
+    `executed/failed/`, and the last good report is left as it was."""
     config.check_profile(profile)
     notebook = _notebook(part)
     if notebook is None:
@@ -56,33 +53,27 @@ def run_notebook(part: int | str, *, profile: str, parameters: dict | None = Non
     parameters = {"profile": profile, **train, **(parameters or {})}
     _check_parameters(notebook, parameters)
     failed = config.ROOT / "executed" / "failed" / f"{stem(part)}.html"
+    message = ""
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
-                notebook,
-                executed,
-                parameters,
-                kernel_name="python3",
-                language="python",
-                kernel_manager_class=_Kernel,
+                notebook, executed, parameters, kernel_name="python3", language="python",
+                kernel_manager_class=_Kernel, progress_bar=False,
                 shutdown_kernel="immediate",  # asked politely, an interrupted one argues
-                progress_bar=False,
-                stdout_file=sys.stderr,  # standard output is the program's own
-                stderr_file=sys.stderr,
-            )
+                stdout_file=sys.stderr, stderr_file=sys.stderr,  # stdout is the program's own
+            )  # fmt: skip
         except (papermill.PapermillExecutionError, DeadKernelError) as error:
             message = _message(error)
-            run = nbformat.read(executed, as_version=4)
-            files.write(failed.with_suffix(".ipynb"), nbformat.writes(run).encode())
-            files.write(failed, _render(run, error=message).encode())
-            reason = message.splitlines()[0]
-            if not parameters.get("train") and reason.startswith("KeyError: "):
-                missing = reason.removeprefix("KeyError: ")
-                reason = f"its results file has no {missing}; run the part anew"
-            where = results.relative(failed)
-            raise UserError(f"{stem(part)} failed: {reason} (see {where})") from None
         run = nbformat.read(executed, as_version=4)
+    if message:
+        files.write(failed.with_suffix(".ipynb"), nbformat.writes(run).encode())
+        files.write(failed, _render(run, error=message).encode())
+        reason = message.splitlines()[0]
+        if not parameters.get("train"):
+            lacking = r"its results file has no \1; run the part anew"
+            reason = re.sub(r"^KeyError: (.*)", lacking, reason)
+        raise UserError(f"{stem(part)} failed: {reason} (see {results.relative(failed)})")
     ended = next(filter(None, map(_note, reversed(run.cells))), None)
     if ended is None:
         raise RuntimeError(f"the last cell of {notebook.name} must call show.finish")
@@ -100,10 +91,7 @@ def _check_parameters(notebook: Path, parameters: dict) -> None:
             names = ", ".join(sorted(known))
             raise UserError(f"{notebook.name} has no parameter {name!r}; it has: {names}")
         wanted = known[name]["inferred_type_name"]
-        is_bool = isinstance(value, bool)  # Python would take it for an int
-        if wanted in TYPES and not (
-            isinstance(value, TYPES[wanted]) and is_bool == (wanted == "bool")
-        ):
+        if wanted in TYPES and type(value) not in TYPES[wanted]:  # a bool is no int here
             raise UserError(f"{notebook.name}: parameter {name} is {wanted}, not {value!r}")
 
 
@@ -126,30 +114,23 @@ def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
 
     # The template shows errors in its own way, and a page loads no badge.
     hidden = {"papermill-error-cell-tag", colab.TAG}
-    run.cells = [cell for cell in run.cells if not hidden & set(cell.metadata.get("tags", []))]
-    for cell in run.cells:
+    shown = [cell for cell in run.cells if not hidden & set(cell.metadata.get("tags", []))]
+    for cell in shown:
         if _note(cell):  # where the files lie on this machine is not the reader's business
             cell.outputs = []
         if cell.cell_type == "markdown":
             cell.source = show.typeset(cell.source)
-    run.cells = _join(run.cells)
-    text = "\n".join(cell.source for cell in run.cells if cell.cell_type == "markdown")
-    title = re.search(r"^# +(.+?) *$", text, re.MULTILINE)
+    run.cells = _join(shown)
+    texts = [cell.source for cell in run.cells if cell.cell_type == "markdown"]
+    title = re.search(r"(?m)^# +(.+?) *$", "\n".join([*texts, "# Report"]))[1]
     exporter = HTMLExporter(
-        template_name="midas",
-        extra_template_basedirs=[str(show.TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
-        embed_images=True,
-    )
+        template_name="midas", extra_template_basedirs=[str(show.TEMPLATES)], embed_images=True,
+        exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
+    )  # fmt: skip
     resources = {
-        "metadata": {
-            "name": title[1] if title else "Report",
-            "path": str(config.ROOT / "notebooks"),
-        },
+        "metadata": {"name": title, "path": str(config.ROOT / "notebooks")},
         "results": info,
-        "standin": info is not None and results.is_standin(info),
+        "standin": results.is_standin(info or {}),
         "error": error,
         "index_href": "../index.html" if error else "index.html",
     }
@@ -157,8 +138,7 @@ def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
 
 
 def _join(cells: list) -> list:
-    """The cells, with the code of those that show nothing put before that of the next one that
-    does, so that there is one place to unfold it."""
+    """The cells, with the code of those that show nothing before that of the next that does."""
     joined, silent = [], None
     for cell in cells:
         if cell.cell_type == "code":
@@ -187,8 +167,7 @@ def _add_contents(page: str) -> str:
 
 
 def render_pages(profile: str = "full") -> list[Path]:
-    """Draw anew, without training, the page of each part that has results, and the bench's; then
-    the index."""
+    """Draw the pages of all that has results anew, without training; then the index."""
     pages = [
         run_notebook(part, profile=profile, parameters={} if part == BENCH else {"train": False})
         for part in [*parts(), BENCH]
@@ -198,8 +177,7 @@ def render_pages(profile: str = "full") -> list[Path]:
 
 
 def write_index(folder: Path) -> Path:
-    """Write `index.html` into a folder of reports, from the results files of those that were drawn
-    to their end; return its path."""
+    """Write a folder's `index.html`, of the results whose pages were drawn; return its path."""
     entries = {part: _entry(folder, part) for part in [*PARTS, BENCH]}
     standin = any(entry and results.is_standin(entry["info"]) for entry in entries.values())
     page = show.fill("contents", parts=PARTS, entries=entries, standin=standin)

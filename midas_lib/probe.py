@@ -7,9 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from midas_lib.data import Examples
-from midas_lib.train import predict
-
-RADIUS = 0.001  # of a step that measures sharpness, as a share of the weights' norm
+from midas_lib.train import predict, score
 
 
 def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndarray:
@@ -21,20 +19,15 @@ def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndar
     away but not add any.
     """
     count, size = examples.pictures.shape[:2]
-    rows = np.arange(count)
-
-    def score(pictures):
-        covered = dataclasses.replace(examples, pictures=pictures)
-        return np.log(np.maximum(predict(model, covered)[rows, examples.labels], 1e-12))
-
-    plain = score(examples.pictures)
+    plain, _ = score(model, examples)
     total, times = np.zeros((count, size, size)), np.zeros((size, size))
     for top in range(0, size - patch + 1, 2):
         for left in range(0, size - patch + 1, 2):
             window = np.s_[top : top + patch, left : left + patch]
             pictures = examples.pictures.copy()
             pictures[:, *window] = 0
-            total[:, *window] += (plain - score(pictures))[:, None, None]
+            loss, _ = score(model, dataclasses.replace(examples, pictures=pictures))
+            total[:, *window] += (loss - plain)[:, None, None]
             times[window] += 1
     return (total / np.maximum(times, 1)).astype(np.float32)
 
@@ -43,16 +36,10 @@ def features(model: keras.Model, examples: Examples, layers: list[str]) -> dict[
     """Each layer's output by its name, float32 (n, channels): the mean over the picture's places
     where it has any."""
     outputs = [model.get_layer(name).output for name in layers]
-    outputs = [
-        keras.ops.mean(output, axis=(1, 2)) if len(output.shape) == 4 else output
-        for output in outputs
-    ]
-    looking = keras.Model(model.input, dict(zip(layers, outputs, strict=True)))
-    parts = [
-        looking.predict_on_batch(examples.pictures[first : first + 256].astype(np.float32))
-        for first in range(0, len(examples.labels), 256)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in layers}
+    outputs = [keras.ops.mean(o, (1, 2)) if len(o.shape) == 4 else o for o in outputs]
+    joined = predict(keras.Model(model.input, keras.ops.concatenate(outputs, 1)), examples)
+    ends = np.cumsum([output.shape[1] for output in outputs])
+    return dict(zip(layers, np.split(joined, ends[:-1], 1), strict=True))
 
 
 def distances(start: keras.Model, end: keras.Model) -> dict[str, float]:
@@ -66,11 +53,7 @@ def distances(start: keras.Model, end: keras.Model) -> dict[str, float]:
 
 
 def interpolate(
-    one: keras.Model,
-    other: keras.Model,
-    shares: np.ndarray,
-    examples: Examples,
-    held_out: Examples,
+    one: keras.Model, other: keras.Model, shares: np.ndarray, examples: Examples, held_out: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss (nats) and accuracy on `held_out` along the straight line from one network's weights to
     another's, each (shares,); share 0 is `one` (linear mode connectivity, Frankle et al. 2020).
@@ -79,17 +62,14 @@ def interpolate(
     from `examples` at every point (as in Jordan et al. 2023, REPAIR).
     """
     between = keras.models.clone_model(one)
-    rows = np.arange(len(held_out.labels))
-    losses, accuracies = [], []
+    measured = []
     for share in shares:
         pairs = zip(one.get_weights(), other.get_weights(), strict=True)
         between.set_weights([(1 - share) * a + share * b for a, b in pairs])
         _normalise(between, examples)
-        probabilities = predict(between, held_out)
-        right = probabilities[rows, held_out.labels]
-        losses.append(-np.log(np.maximum(right, 1e-12)).mean())
-        accuracies.append((probabilities.argmax(1) == held_out.labels).mean())
-    return np.array(losses), np.array(accuracies)
+        measured.append([each.mean() for each in score(between, held_out)])
+    losses, accuracies = np.transpose(measured)
+    return losses, accuracies
 
 
 def _normalise(model: keras.Model, examples: Examples) -> None:
@@ -103,21 +83,18 @@ def _normalise(model: keras.Model, examples: Examples) -> None:
         values = layer(values, training=False)
 
 
-def sharpness(model: keras.Model, examples: Examples, radius: float = RADIUS) -> float:
+def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> float:
     """By how much, in nats, the loss on the examples rises after one step up its gradient, of
-    `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius).
-
-    The network is used as for prediction, and left as it was.
-    """
+    `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius). The
+    network is used as for prediction, and left as it was."""
     pictures = tf.constant(examples.pictures, tf.float32)
     weights = model.trainable_variables
     before = [tf.identity(w) for w in weights]
 
     def loss():
-        probabilities = model(pictures, training=False)
-        return tf.reduce_mean(
-            keras.losses.sparse_categorical_crossentropy(examples.labels, probabilities)
-        )
+        answers = model(pictures, training=False)
+        each = keras.losses.sparse_categorical_crossentropy(examples.labels, answers)
+        return tf.reduce_mean(each)
 
     with tf.GradientTape() as tape:
         here = loss()

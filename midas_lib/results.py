@@ -5,7 +5,6 @@ A part has three files beside each other. `partN.csv` is the table of its finish
 digests of the other two, which are read only as they were written with it.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -15,8 +14,9 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,8 @@ PARTS = {
 BENCH = "bench"  # what is no part, but has a page and results like one
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless")
 COLUMNS = {"arm", "seed", "digest"}  # that every part's table has
-KINDS = {
-    "data": dict, "machine": dict, "versions": dict, "files": dict, "profile": str, "finding": str,
-}  # fmt: skip
+KINDS = dict.fromkeys(("data", "machine", "versions", "files"), dict)
+KINDS |= dict.fromkeys(("profile", "finding"), str)  # of what every page shows
 HEADLINE = {"arm", "metric", "mean", "low", "high", "n"}
 
 
@@ -50,23 +49,15 @@ class Results:
     path: Path
 
 
-# -- where they come from
-
-
 def provenance(profile: str, sources: dict) -> dict:
-    """What a results file says about its origin.
-
-    `sources` maps an archive's name to anything with `.source` and `.digest` (a `Source`, an
-    `ImageDataset`). Returns `profile`, `data`, `versions`, `commit` ("-dirty" when tracked files
-    other than results differ, "unknown" outside git), `machine` (no host names) and `date` (UTC).
-    """
+    """What a results file says about its origin: `profile`, `data`, `versions`, `commit` ("-dirty"
+    when tracked files other than results differ, "unknown" outside git), `machine` (no host names)
+    and `date` (UTC). `sources`: archive's name -> anything with `.source` and `.digest`."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "profile": config.check_profile(profile),
         "data": {k: {"source": v.source, "digest": v.digest} for k, v in sources.items()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        "versions": {"python": platform.python_version()} | versions,
         "commit": _commit(),
         "machine": _machine(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -76,31 +67,20 @@ def provenance(profile: str, sources: dict) -> dict:
 def _commit() -> str:
     if not (config.ROOT / ".git").exists():  # an unpacked archive, perhaps inside another project
         return "unknown"
+    git, said = ["git", "-C", config.ROOT], {"text": True, "stderr": subprocess.DEVNULL}
+    changes = "status --porcelain -uno -- . :!executed :!checkpoints"
     try:
-        commit, changed = (
-            subprocess.check_output(
-                ["git", "-C", config.ROOT, *arguments], text=True, stderr=subprocess.DEVNULL
-            ).strip()
-            for arguments in (
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "-uno", "--", ".", ":!executed", ":!checkpoints"],
-            )
-        )
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], **said).strip()
+        return commit + "-dirty" * bool(subprocess.check_output([*git, *changes.split()], **said))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit + ("-dirty" if changed else "")
 
 
 def _machine() -> dict:
-    command = ["grep", "-m1", "^model name", "/proc/cpuinfo"]
-    if sys.platform == "darwin":
-        command = ["sysctl", "machdep.cpu.brand_string"]
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        found = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
-        cpu = found.partition(":")[2].strip()
+    cpuinfo = Path("/proc/cpuinfo")  # Linux's, which tells more than Python knows
+    named = re.search(r"(?m)^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     return {
-        "cpu": cpu,
+        "cpu": named[1] if named else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -112,26 +92,22 @@ def is_standin(info: dict) -> bool:
     return any(archive.get("source") == "stand-in" for archive in info.get("data", {}).values())
 
 
-# -- where they lie
-
-
 def pages_folder(profile: str) -> Path:
     """The folder of a profile's pages; the full profile's is the published one."""
     folder = config.ROOT / "executed"
     return folder if config.check_profile(profile) == "full" else folder / profile
 
 
-def _folder(info: dict) -> Path:
-    """Where results belong: only the full profile on the real archives is published."""
-    sources = {archive["source"] for archive in info["data"].values()}
-    if info["profile"] == "full" and not (sources and sources <= {"original", "mirror"}):
-        return config.ROOT / "executed" / "full"
-    return pages_folder(info["profile"])
-
-
 def is_published(info: dict) -> bool:
     """Whether results belong to the published ones: the full profile on the real archives."""
-    return _folder(info) == config.ROOT / "executed"
+    sources = {archive["source"] for archive in info["data"].values()}
+    return info["profile"] == "full" and bool(sources) and sources <= {"original", "mirror"}
+
+
+def _folder(info: dict) -> Path:
+    """Where results belong."""
+    folder = config.ROOT / "executed"
+    return folder if is_published(info) else folder / info["profile"]
 
 
 def stem(part: int | str) -> str:
@@ -151,9 +127,8 @@ def exists(part: int | str, profile: str) -> bool:
 def checkpoint_path(info: dict, part: int, name: str) -> Path:
     """Where a part's network is kept: `checkpoints/partN/` for published results, else with the
     profile's other runs in the run store."""
-    folder = config.RUNS / info["profile"]
-    if is_published(info):
-        folder = config.ROOT / "checkpoints"
+    published = config.ROOT / "checkpoints"
+    folder = published if is_published(info) else config.RUNS / info["profile"]
     return folder / f"part{part}" / f"{name}.keras"
 
 
@@ -162,19 +137,14 @@ def relative(path: Path) -> str:
     return path.relative_to(config.ROOT).as_posix()
 
 
-# -- writing
-
-
 def write(info: dict, part: int | str, table: pd.DataFrame | None = None, arrays=None) -> Path:
     """Write a part's results files, or the `BENCH`'s, and return the JSON's path.
 
-    `info` is a `provenance` with whatever was found; in the JSON, keys are sorted, dataclasses are
-    objects, and numbers that are not finite null. `table` has a row for each finished run, in full
-    precision; what is None or nan becomes an empty cell. `arrays` {name: array} go to the npz. The
-    folder is that of the profile's pages, unless that is the published one and the data are not.
-
-    Raises `ValueError` for a part without a table that has all `COLUMNS`, or with a "headline" that
-    has other fields than `HEADLINE`.
+    `info`: a `provenance` with whatever was found; in the JSON, dataclasses are objects and numbers
+    that are not finite null. `table`: a row for each finished run; None and nan are empty cells.
+    `arrays`: name -> array. The folder is that of the profile's pages, unless that is the published
+    one and the data are not. Raises `ValueError` for a part whose table lacks any of `COLUMNS`, or
+    whose "headline" has other fields than `HEADLINE`.
     """
     path, contents = _json(_folder(info), part), {}
     if arrays:
@@ -186,33 +156,24 @@ def write(info: dict, part: int | str, table: pd.DataFrame | None = None, arrays
         if missing or set(info.get("headline", HEADLINE)) != HEADLINE:
             raise ValueError(f"part {part}: no {missing or 'headline as it should be'}")
         contents["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-        kind = {name: pd.api.types.infer_dtype(table[name], skipna=True) for name in table}
-        info = info | {"text_columns": [name for name in table if kind[name] == "string"]}
-    for kind in ("npz", "csv"):
-        if kind in contents:
-            files.write(path.with_suffix(f".{kind}"), contents[kind])
-        else:
-            path.with_suffix(f".{kind}").unlink(missing_ok=True)
+    for kind, content in contents.items():
+        files.write(path.with_suffix(f".{kind}"), content)
+    for kind in {"npz", "csv"} - contents.keys():
+        path.with_suffix(f".{kind}").unlink(missing_ok=True)
     digests = {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()}
-    _write_json(path, info | {"part": part, "files": digests})
-    return path
+    return annotate(Results(info, table, arrays, path), part=part, files=digests).path
 
 
 def annotate(found: Results, **fields) -> Results:
     """The results with these fields in their JSON as well, which is written anew."""
     found = dataclasses.replace(found, info=found.info | fields)
-    _write_json(found.path, found.info)
+    text = json.dumps(plain(found.info), indent=1, sort_keys=True, allow_nan=False)
+    files.write(found.path, (text + "\n").encode())
     return found
 
 
-def _write_json(path: Path, info: dict) -> None:
-    text = json.dumps(plain(info), indent=1, sort_keys=True, allow_nan=False)
-    files.write(path, (text + "\n").encode())
-
-
 def plain(value):
-    """`value` as JSON has it: dataclasses and NumPy's types as Python's own, and what is not
-    finite as None."""
+    """`value` as JSON has it: Python's own types, and None for what is not finite."""
     if dataclasses.is_dataclass(value):
         return plain(dataclasses.asdict(value))
     if isinstance(value, dict):
@@ -226,14 +187,9 @@ def plain(value):
     return value
 
 
-# -- reading
-
-
 def read(part: int | str, profile: str = "full") -> Results:
-    """The results of a part, or of the `BENCH`; `profile` "full" means the published ones.
-
-    Raises `UserError` when there are none or a file is damaged.
-    """
+    """The results of a part, or of the `BENCH`; `profile` "full" means the published ones. Raises
+    `UserError` when there are none or a file is damaged."""
     path = _json(pages_folder(profile), part)
     if not path.exists():
         raise UserError(f"{path}: no such results; make {stem(part)} PROFILE={profile}")
@@ -241,20 +197,21 @@ def read(part: int | str, profile: str = "full") -> Results:
 
 
 def written(part: int, info: dict) -> Results | None:
-    """A part's results that stand where those that `info` tells of belong; None if there are
-    none."""
+    """A part's results that stand where those that `info` tells of belong; None if there are none,
+    or, with a warning, if they are damaged."""
     path = _json(_folder(info), part)
-    return read_file(path) if path.exists() else None
+    try:
+        return read_file(path) if path.exists() else None
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
 
 
 def other(part: int, info: dict) -> Results | None:
     """Another part's results of the same kind, to compare with; None where there are none, or they
-    are damaged, or were made from other data."""
-    try:
-        found = written(part, info)
-    except UserError:
-        return None
-    theirs, ours = found.info["data"] if found else {}, info["data"]
+    were made from other data."""
+    found, ours = written(part, info), info["data"]
+    theirs = found.info["data"] if found else {}
     shared = theirs.keys() & ours.keys()
     same = all(theirs[name]["digest"] == ours[name]["digest"] for name in shared)
     return found if shared and same else None
@@ -274,18 +231,14 @@ def read_file(path: Path) -> Results:
             with np.load(io.BytesIO(content)) as stored:
                 arrays = dict(stored)
         else:
-            table = pd.read_csv(
-                io.BytesIO(content),
-                dtype=dict.fromkeys(info["text_columns"], str),
-                keep_default_na=False,  # or a variant called "none" would be none
-                na_values=[""],
-            )
+            cells = {"keep_default_na": False, "na_values": [""]}  # "none" and "NA" are names
+            table = pd.read_csv(io.BytesIO(content), dtype={"arm": str, "digest": str}, **cells)
     return Results(info, table, arrays, path)
 
 
 def read_info(path: Path) -> dict:
-    """A results file's JSON, intervals as `Interval`s, in which what every page shows is of the
-    kind it has to be. Raises `UserError` when it is not."""
+    """A results file's JSON, intervals as `Interval`s. Raises `UserError` when it is none, or what
+    every page shows is not of the kind it has to be."""
     try:
         info = json.loads(path.read_text(encoding="utf-8"), object_hook=_revived)
         odd = [name for name, kind in KINDS.items() if not isinstance(info.get(name, kind()), kind)]
@@ -303,10 +256,3 @@ def _revived(value: dict):
     if value.keys() != {"mean", "low", "high", "n"}:
         return value
     return Interval(**{name: math.nan if one is None else one for name, one in value.items()})
-
-
-def _as_interval(entry: dict):
-    """What was an `Interval` when it was written, as one again; anything else as it is."""
-    if entry.keys() != {"mean", "low", "high", "n"}:
-        return entry
-    return Interval(**{name: np.nan if value is None else value for name, value in entry.items()})

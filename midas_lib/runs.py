@@ -23,7 +23,7 @@ from midas_lib.data import Examples
 # Raise by one whenever the same settings and data would train to another result than before, or a
 # default changes. The digest is of the sources and defaults that decide it: a test compares them.
 TRAINING_VERSION = 3
-TRAINING_DIGEST = "8d0633cd88fb314a"
+TRAINING_DIGEST = "fce8312c7b0561dd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,9 @@ class Task:
     """One training to be done: `train.fit` on `examples`, then predictions.
 
     held_out: as in `train.fit`. start: the task with whose weights this one begins. origin: where a
-    function stands for examples or held_out, a text that says what it makes them from, for the
-    name; it is called in this process when the task is trained, after its start. views: whether
-    `held_out` is also predicted with test-time augmentation. tests: examples, by name, that the
-    finished network alone gets to see.
+    function stands for examples or held_out (called in this process when the task is trained, after
+    its start), a text, for the name, that says what it makes them from. views: whether `held_out`
+    is also predicted with test-time augmentation. tests: what the finished network alone sees.
     """
 
     settings: Settings
@@ -68,12 +67,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished run left.
-
-    history: as `train.Run`. probabilities: of the held-out examples, float32 (n, classes), or None;
-    views: the same with test-time augmentation. tests: probabilities by the tests' names. weights:
-    in Keras' order. seconds: of training. reused: whether it was found in the store.
-    """
+    """What a finished run left. history, seconds: as `train.Run`. probabilities: of the held-out
+    examples, float32 (n, classes), or None; views: the same with test-time augmentation; tests: by
+    the tests' names. weights: in Keras' order. reused: whether it was found in the store."""
 
     history: dict[str, np.ndarray]
     probabilities: np.ndarray | None
@@ -98,12 +94,22 @@ def run_all(
     """
     folder = Path(folder or config.RUNS)
     anew = {task.name for task in tasks} if fresh else set()
-    found, todo = {}, {}
+    found, todo, errors = {}, {}, {}
+
+    def look_up(task):
+        """Put the task in `found` if the store has it, else in `todo`, and its start before it."""
+        if task and task.name not in found | todo:
+            if task.name not in anew and (outcome := _load(folder, task.name)):
+                found[task.name] = outcome
+            else:
+                look_up(task.start)
+                todo[task.name] = task
+
     with store.on_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for task in tasks:
-            _look_up(task, folder, anew, found, todo)
-    left, errors = dict(todo), {}
+            look_up(task)
+    left = todo
     with tqdm(total=len(todo), desc="runs", mininterval=20, disable=not todo) as progress:
         while ready := {n: t for n, t in left.items() if not t.start or t.start.name in found}:
             left = {name: task for name, task in left.items() if name not in ready}
@@ -114,27 +120,13 @@ def run_all(
                 done = _on_this_machine(calls, folder, jobs or _default_jobs(), anew)
             for name, error in done:
                 progress.update()
-                if error:
-                    errors[name] = error
-                else:
+                errors[name] = error
+                if not error:
                     found[name] = dataclasses.replace(_load(folder, name), reused=False)
     if failed := [name for name in todo if name not in found]:
         lines = [f"{n} ({todo[n].settings}): {errors.get(n, 'its start failed')}" for n in failed]
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: " + "; ".join(lines))
     return [found[task.name] for task in tasks]
-
-
-def _look_up(task: Task, folder: Path, anew: set[str], found: dict, todo: dict) -> None:
-    """Put the task in `found` if it is in the store, else in `todo`, and its start before it."""
-    name = task.name
-    if name in found or name in todo:
-        return
-    if name not in anew and (outcome := _load(folder, name)):
-        found[name] = outcome
-    else:
-        if task.start:
-            _look_up(task.start, folder, anew, found, todo)
-        todo[name] = task
 
 
 def _call(task: Task, found: dict[str, Outcome]) -> tuple[Task, list[np.ndarray] | None]:
@@ -205,13 +197,12 @@ def _on_cluster(calls: dict[str, tuple], folder: Path, address: str) -> Iterator
         def send(examples):  # once a key, as long as it is held; again where a worker was lost
             return examples and client.submit(copy.copy, examples, key=f"data-{examples.digest}")
 
-        sent, futures = [], []
+        futures = {}  # the trainings', each with its data's, which are to be held as long
         for name, (task, weights) in calls.items():
             data = {"examples": send(task.examples), "held_out": send(task.held_out)}
             data["tests"] = {test: send(examples) for test, examples in task.tests.items()}
             bare = dataclasses.replace(task, **dict.fromkeys(data))
-            futures.append(client.submit(_train_there, bare, weights, data, key=name))
-            sent.append(data)
+            futures[client.submit(_train_there, bare, weights, data, key=name)] = data
         for future in distributed.as_completed(futures):
             error = future.exception()
             if not error:
@@ -266,18 +257,10 @@ def _train(task: Task, weights, state=None, save=None) -> dict[str, np.ndarray]:
 
 
 def _load(folder: Path, name: str) -> Outcome | None:
-    if (arrays := store.read(folder / f"{name}.npz")) is None:
-        return None
-
-    def group(prefix):
-        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-    return Outcome(
-        history=group("history_"),
-        probabilities=arrays.get("probabilities"),
-        views=arrays.get("views"),
-        tests=group("test_"),
-        weights=list(group("weight_").values()),  # stored in their order
-        seconds=float(arrays["seconds"]),
-        reused=True,
-    )
+    arrays = store.read(folder / f"{name}.npz")
+    return arrays and Outcome(
+        history=store.group(arrays, "history_"), tests=store.group(arrays, "test_"),
+        probabilities=arrays.get("probabilities"), views=arrays.get("views"),
+        weights=list(store.group(arrays, "weight_").values()),  # stored in their order
+        seconds=float(arrays["seconds"]), reused=True,
+    )  # fmt: skip

@@ -21,11 +21,9 @@ NOTE = "midas_lib_results"  # under which a notebook tells where its results lie
 
 
 def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> None:
-    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption.
-
-    The numbers of the points on its named lines show under the pointer. cells: where the first axes
-    show a matrix, what there is to see behind each cell: (row, column) -> (text, gray picture).
-    """
+    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption. The
+    numbers of the points on its named lines show under the pointer. cells: where the first axes
+    show a matrix, what there is to see behind each cell: (row, column) -> (text, gray picture)."""
     from matplotlib import pyplot
 
     with plots.in_style():
@@ -34,47 +32,39 @@ def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> No
         points, matrix = _points(fig, box), cells and _matrix(fig, box, cells)
     pyplot.close(fig)  # or the notebook would show it a second time
     width = int.from_bytes(png[16:20], "big") // 2  # from the PNG header, in CSS pixels
-    _show(
-        "figure", png=base64.b64encode(png).decode(), width=width, alt=typeset(alt),
-        caption=typeset(caption), points=points, matrix=matrix,
-    )  # fmt: skip
+    texts = {"alt": typeset(alt), "caption": typeset(caption)}
+    _show("figure", png=_base64(png), width=width, **texts, points=points, matrix=matrix)
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _matrix(fig, box, cells: dict) -> dict:
     """The cells of the first axes' matrix as data for the page's script."""
-    ax = fig.axes[0]
+    ax, found = fig.axes[0], []
     corners = ax.transAxes.transform([(0, 1), (1, 0)]) / fig.dpi  # upper left, lower right
     (left, upper), (right, lower) = (corners - box.min) / box.size
-    return {
-        "box": [left, 1 - upper, right, 1 - lower],
-        "columns": round(abs(np.ptp(ax.get_xlim()))),
-        "rows": round(abs(np.ptp(ax.get_ylim()))),
-        "cells": [
-            {"row": row, "column": column, "text": text, "png": _gray(picture)}
-            for (row, column), (text, picture) in sorted(cells.items())
-        ],
-    }
-
-
-def _gray(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    imsave(buffer, picture, cmap="gray", vmin=0, vmax=255, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    for (row, column), (text, picture) in sorted(cells.items()):
+        buffer = io.BytesIO()
+        imsave(buffer, picture, cmap="gray", vmin=0, vmax=255, format="png")
+        png = _base64(buffer.getvalue())
+        found.append({"row": row, "column": column, "text": text, "png": png})
+    columns, rows = (round(abs(np.ptp(ends))) for ends in (ax.get_xlim(), ax.get_ylim()))
+    box = [left, 1 - upper, right, 1 - lower]
+    return {"box": box, "columns": columns, "rows": rows, "cells": found}
 
 
 def _points(fig, box) -> list[tuple[float, float, str]]:
     """Where the points of a figure's named lines lie in its picture, which shows `box`, as shares
     of width and height from the top left, and what to say of each."""
     points = []
-    lines = [(ax, line) for ax in fig.axes for line in ax.get_lines()]
-    for ax, line in lines:
-        if line.get_label().startswith("_"):
-            continue
-        values = np.column_stack(line.get_data()).astype(float)
+    for line in [line for ax in fig.axes for line in ax.get_lines()]:
+        ax, values = line.axes, np.column_stack(line.get_data()).astype(float)
         places = (ax.transData.transform(values) / fig.dpi - box.min) / box.size
         bounds = getattr(line, "bounds", itertools.repeat((), len(values)))
         for (x, y), (across, up), bound in zip(values, places, bounds, strict=True):
-            if np.isfinite([x, y]).all():
+            if np.isfinite([x, y]).all() and not line.get_label().startswith("_"):
                 text = f"{line.get_label()}: {_read(ax.xaxis, x)}, {_read(ax.yaxis, y)}"
                 if len(bound):
                     text += f" [{', '.join(_read(ax.yaxis, end) for end in bound)}]"
@@ -91,11 +81,9 @@ def _read(axis, value: float) -> str:
 
 
 def table(rows, caption: str) -> None:
-    """Show a table: a data frame (without its index) or a list of dicts with the same keys.
-
-    The first column names the row. A column of floats shows as many decimals as give its largest
-    four digits; None and NaN show as a dash.
-    """
+    """Show a table: a data frame (without its index) or a list of dicts with the same keys. The
+    first column names the row. A column of floats shows as many decimals as give its largest four
+    digits; None and NaN show as a dash."""
     rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
     columns = []
     for name in rows[0] if rows else []:
@@ -111,26 +99,24 @@ def _cells(values: list) -> list[str]:
     decimals = max(0, 3 - math.floor(math.log10(max(sizes, default=1))))
 
     def text(value):
-        if value is None:
-            return "–"
         if isinstance(value, float):
             return f"{value:.{decimals}f}".replace("-", "−")
-        return typeset(str(value))
+        return "–" if value is None else typeset(str(value))
 
     return [text(value) for value in values]
 
 
 def typeset(text: str) -> str:
-    """The text with each percent sign a narrow space, at which no line breaks, from its number; in
-    an address, where letters or digits follow it, it stays."""
+    """The text with each percent sign a narrow space, at which no line breaks, from its number, but
+    not in an address, where letters or digits follow it."""
     return re.sub(r"(?<=\d) ?%(?!\w)", "\u202f%", text)
 
 
 def fill(template: str, **values) -> str:
     """A template of ours as HTML."""
     loader = jinja2.FileSystemLoader(TEMPLATES / "midas")
-    found = jinja2.Environment(loader=loader, autoescape=True).get_template(f"{template}.html.j2")
-    return found.render(values)
+    ours = jinja2.Environment(loader=loader, autoescape=True)
+    return ours.get_template(f"{template}.html.j2").render(values)
 
 
 def _show(template: str, **values) -> None:
@@ -138,11 +124,8 @@ def _show(template: str, **values) -> None:
 
 
 def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: str) -> None:
-    """Show a pad on which one draws a character, which networks read at once, in the page.
-
-    networks: title -> `pad.export`'s. guides: name -> height of a faint line, as a share from the
-    top.
-    """
+    """Show a pad on which one draws a character, which networks, title -> `pad.export`'s, read at
+    once, in the page. guides: name -> height of a faint line, as a share from the top."""
     vendored = sorted((TEMPLATES / "vendor").glob("tf-*.js"), reverse=True)  # the core goes first
     scripts = [path.read_text("utf-8") for path in (*vendored, TEMPLATES / "midas" / "pad.js")]
     _show("pad", networks=networks, guides=guides, caption=caption, scripts="\n".join(scripts))
@@ -161,10 +144,8 @@ def finding(text: str) -> None:
 
 
 def finish(found: results.Results, finding: str, picture: Figure | None) -> None:
-    """End a notebook: put its finding, plain text, and its key figure beside its results.
-
-    The index shows only what ended thus, and `pages.run_notebook` puts the page there.
-    """
+    """End a notebook: put its finding, plain text, and its key figure beside its results. The index
+    shows only what ended thus, and `pages.run_notebook` puts the page there."""
     if picture is not None:
         name = f"{results.stem(found.info['part'])}.png"
         files.write(found.path.parent.parent / name, plots.png(picture, dpi=144))

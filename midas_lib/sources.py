@@ -31,39 +31,31 @@ from midas_lib import config, files, standin
 from midas_lib.files import UnreadableError
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-ATTEMPTS = 3  # for a host that answers, but with a passing error
-PAUSE_SECONDS = 1
-GITHUB = "https://github.com/savya08/Modified-MNIST/archive/HEAD.zip"
+ATTEMPTS, PAUSE_SECONDS = 3, 1  # for a host that answers, but with a passing error
 
 
-class UnavailableError(Exception):
-    """A source did not deliver, and the next one is to be tried."""
+class UnavailableError(UnreadableError):
+    """A source did not deliver."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """What is known about one archive.
+    """What is known about one archive. files: its file names. digest: of the real content. urls:
+    (provenance, URL) pairs, in order; one ending in "/" is a folder with the files, one ending in
+    the file's name is the file, any other a zip or npz that holds the content in another form.
+    members: what the names of the zip members that matter end in, from the folder `top` on."""
 
-    `files` are its file names, `members` matches the end of the names of the zip members that
-    matter (from the folder `top` on), `digest` is that of the real content, and `urls` are
-    (provenance, URL) pairs in the order in which they are tried. A URL ending in "/" is a folder
-    with the files, one ending in the file's name is the file, any other a zip or npz that holds
-    the content in another form.
-    """
-
-    files: tuple[str, ...]
+    files: list[str]
     digest: str
-    urls: tuple[tuple[str, str], ...]
+    urls: list[tuple[str, str]]
     members: str = ""
     top: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An archive at hand: its key, its files, where the content comes from and its digest.
-
-    `source` is "original", "mirror", "unrecognised" (not the known content) or "stand-in".
-    """
+    """An archive at hand: its key, its files, where the content comes from ("original", "mirror",
+    "stand-in", or "unrecognised" where it is not the known one) and its digest."""
 
     name: str
     paths: tuple[Path, ...]
@@ -71,107 +63,47 @@ class Source:
     digest: str
 
 
-ARCHIVES = {
-    "characters": Archive(
-        files=("trainPart1.zip",),
-        members=r"Sample\d{3}/img\d{3}-\d{3}\.png$",
-        top="train/",
-        digest="98e352853982e66040b850951450e17fa75c3dae19a823039ae6765d9d5b29ea",
-        urls=(
-            ("original", "https://www.dropbox.com/s/pan6mutc5xj5kj0/trainPart1.zip?dl=1"),
-            ("mirror", GITHUB),
-        ),
-    ),
-    "mislabelled": Archive(
-        files=("mnistTask3.zip",),
-        members=r"\d/image_\d{6}\.jpg$",
-        top="mnistTask/",
-        digest="7270fbe3b5224d6ccdb65994dc953461dd4083a192e8e2062924532533598127",
-        urls=(
-            ("original", "https://www.dropbox.com/s/otc12z2w7f7xm8z/mnistTask3.zip?dl=1"),
-            ("mirror", GITHUB),
-        ),
-    ),
-    "mnist": Archive(
-        files=(
-            "train-images-idx3-ubyte.gz",
-            "train-labels-idx1-ubyte.gz",
-            "t10k-images-idx3-ubyte.gz",
-            "t10k-labels-idx1-ubyte.gz",
-        ),
-        digest="474311efcf1fd213e64768801dc6195673bffb8385179d6c55cd8748b9e2e8ca",
-        urls=(  # of torchvision and Keras; the original host refuses downloads
-            ("mirror", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
-            ("mirror", "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"),
-        ),
-    ),
-}
+ARCHIVES = {name: Archive(**known) for name, known in config.read_table("archives").items()}
 
 
 def fetch(
-    name: str,
-    *,
-    data_dir: str | Path | None = None,
-    mirror: str | None = None,
-    standin: bool | None = None,
-    profile: str = "standard",
-    urls: Iterable[tuple[str, str]] | None = None,
+    name: str, *, data_dir=None, mirror=None, standin=None, profile="standard", urls=None
 ) -> Source:
     """Return the archive `name` ("characters", "mislabelled" or "mnist"), fetched if need be.
 
     In order: the files in `data_dir`, `mirror` (a folder or base URL), `urls` ((provenance, URL)
-    pairs, by default the built-in ones), and the drawn stand-in, which goes to
-    `data_dir/standin/<profile>`; `standin=True` goes straight there. What is left None comes
-    from the environment, see `config`. A download from `urls` is taken only if it has the known
-    content; other content in `data_dir` or `mirror` is used with a warning. Provenance and digest
-    are noted in `<name>.source.json` beside the files, so a file is verified once.
+    pairs, by default `ARCHIVES`'), and the drawn stand-in, which goes to
+    `data_dir/standin/<profile>`; `standin=True` goes straight there. What is None comes from the
+    environment, see `config`. What `urls` give is taken only if it is the known content; other
+    content in `data_dir` or `mirror` is used with a warning. `<name>.source.json`, beside the
+    files, notes provenance and digest, so a file is verified once.
 
-    Raises `UserError` if an archive of the user's cannot be read, if the folder cannot be
-    written, or if nothing was found and `profile` is "full", which refuses the stand-in.
+    Raises `UserError` if an archive of the user's cannot be read, the folder cannot be written, or
+    nothing was found and `profile` is "full", which refuses the stand-in.
     """
     config.check_profile(profile)
-    archive, folder = ARCHIVES[name], Path(data_dir or config.data_dir())
-    if config.standin_wanted() if standin is None else standin:
-        return _standin(name, folder, profile)
-    if not _missing(archive, folder):
-        return _identify(name, folder)
-    mirror = mirror or config.mirror()
-    failures = []
-    with _staging(folder) as staging:
-        missing = _missing(archive, folder)
-        if not missing:  # another process has fetched it meanwhile
-            return _identify(name, folder)
-        places = [("mirror", mirror)] if mirror else []
-        for provenance, place in (*places, *(archive.urls if urls is None else urls)):
-            try:
-                _obtain(name, place, staging, user=place == mirror)
-                found = content_digest(name, staging)
-                if place != mirror and found != archive.digest:
-                    raise UnavailableError("holds other content than the known one")
-            except (UnavailableError, UnreadableError) as error:
-                reason = error.reason if isinstance(error, UnreadableError) else error
-                if isinstance(error, UnreadableError) and place == mirror:
-                    wrong = f"{', '.join(archive.files)}: {reason}; repair or unset it"
-                    raise config.UserError(f"MIRROR {mirror}: {wrong}") from None
-                failures.append(f"{place}: {reason}")
-            else:
-                for path in missing:
-                    os.replace(staging / path.name, path)
-                return _identify(name, folder, provenance)
-    tried = "; ".join([f"{folder}: no {', '.join(path.name for path in missing)}", *failures])
-    if profile == "full":
-        raise config.UserError(
-            f"{', '.join(archive.files)} not found ({tried}). Get it by hand and put it into "
-            f"{folder}, or set MIRROR to a folder or URL that has it; PROFILE=full uses the drawn "
-            "stand-in only with STANDIN=1"
-        )
-    warnings.warn(f"{name}: using the drawn stand-in, not the real data ({tried})", stacklevel=2)
-    return _standin(name, folder, profile)
+    folder, mirror = Path(data_dir or config.data_dir()), mirror or config.mirror()
+    places = [("mirror", mirror)] if mirror else []
+    places += ARCHIVES[name].urls if urls is None else urls
+    if not (config.standin_wanted() if standin is None else standin):
+        try:
+            return _complete(name, folder, lambda staging: _find(name, places, mirror, staging))
+        except UnavailableError as error:
+            lacking = ", ".join(path.name for path in _missing(name, folder))
+            tried = f"{folder}: no {lacking}{error.reason}"
+        if profile == "full":
+            raise config.UserError(
+                f"{', '.join(ARCHIVES[name].files)} not found ({tried}). Get it by hand and put it"
+                f" into {folder}, or set MIRROR to a folder or URL that has it; PROFILE=full uses"
+                " the drawn stand-in only with STANDIN=1"
+            )
+        reason = f"using the drawn stand-in, not the real data ({tried})"
+        warnings.warn(f"{name}: {reason}", stacklevel=2)
+    drawn = folder / "standin" / profile
+    return _complete(name, drawn, lambda staging: _draw(name, profile, staging), "stand-in")
 
 
-def fetch_all(
-    names: Iterable[str], *, standin: bool | None = None, **settings
-) -> dict[str, Source]:
+def fetch_all(names: Iterable[str], *, standin=None, **settings) -> dict[str, Source]:
     """`fetch` several archives, either all real or all stand-in; `settings` as for `fetch`."""
     found = {name: fetch(name, standin=standin, **settings) for name in names}
     if len({source.source == "stand-in" for source in found.values()}) > 1:
@@ -181,18 +113,17 @@ def fetch_all(
 
 
 def read_members(path: str | Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (member name, content) of what matters in the zip `name` ("characters" or
-    "mislabelled"), sorted, under the canonical names (`train/SampleCCC/...`, `mnistTask/D/...`),
-    wherever in the zip these folders lie. Raises as `files.read_members`."""
+    """Yield (member name, content) of what matters in the zip `name`, sorted, under the canonical
+    names (`train/SampleCCC/...`, `mnistTask/D/...`), wherever these folders lie in it. Raises as
+    `files.read_members`."""
     return files.read_members(path, ARCHIVES[name].members, ARCHIVES[name].top)
 
 
 def content_digest(name: str, folder: Path) -> str:
     """Digest of what the archive `name` in `folder` holds, however it is packed.
 
-    SHA-256 (hex) of the lines "<SHA-256 of the content>  <member name>", sorted by name, which is
-    what `sha256sum` prints for the unpacked members; for MNIST of the uncompressed idx files.
-    Raises `UnreadableError`, as the functions that read do.
+    SHA-256 (hex) of what `sha256sum` prints for the unpacked members, sorted by name, or for the
+    uncompressed idx files. Raises `UnreadableError`, as the functions that read do.
     """
     archive = ARCHIVES[name]
     if archive.members:
@@ -209,16 +140,27 @@ def content_digest(name: str, folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _missing(archive: Archive, folder: Path) -> list[Path]:
-    return [folder / file for file in archive.files if not (folder / file).exists()]
+def _missing(name: str, folder: Path) -> list[Path]:
+    return [folder / file for file in ARCHIVES[name].files if not (folder / file).exists()]
 
 
-def _identify(name: str, folder: Path, provenance: str = "original") -> Source:
-    """Say what lies in `folder`; `provenance` is that of known content without a note."""
+def _complete(name: str, folder: Path, get, provenance: str = "original") -> Source:
+    """What lies in `folder`; missing files come from the folder that `get`, which returns their
+    provenance, puts them into. `provenance` is that of known content without a note."""
+    if not _missing(name, folder):
+        return _identify(name, folder, provenance)
+    with _staging(folder) as staging:
+        if missing := _missing(name, folder):  # else fetched meanwhile by another process
+            provenance = get(staging)
+            for path in missing:
+                os.replace(staging / path.name, path)
+        return _identify(name, folder, provenance)
+
+
+def _identify(name: str, folder: Path, provenance: str) -> Source:
     archive = ARCHIVES[name]
     paths = tuple(folder / file for file in archive.files)
-    stats = {path.name: path.stat() for path in paths}
-    stamps = {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+    stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
     note = folder / f"{name}.source.json"
     try:
         noted = json.loads(note.read_text())
@@ -235,29 +177,39 @@ def _identify(name: str, folder: Path, provenance: str = "original") -> Source:
             files.write(note, json.dumps(noted).encode())
     if provenance != "stand-in" and found != archive.digest:
         provenance = "unrecognised"
-        warnings.warn(f"{paths[0]}: not the known content, used as it is", stacklevel=3)
+        warnings.warn(f"{paths[0]}: not the known content, used as it is", stacklevel=4)
     return Source(name=name, paths=paths, source=provenance, digest=found)
 
 
-def _standin(name: str, folder: Path, profile: str) -> Source:
-    """Draw the stand-in archive unless it is there."""
-    archive, folder = ARCHIVES[name], folder / "standin" / profile
-    if _missing(archive, folder):
-        with _staging(folder) as staging:
-            if _missing(archive, folder):
-                print(f"drawing the stand-in {', '.join(archive.files)}", file=sys.stderr)
-                standin.draw(name, tuple(staging / file for file in archive.files), profile)
-                for file in archive.files:
-                    os.replace(staging / file, folder / file)
-    return _identify(name, folder, "stand-in")
+def _draw(name: str, profile: str, staging: Path) -> str:
+    wanted = ARCHIVES[name].files
+    print(f"drawing the stand-in {', '.join(wanted)}", file=sys.stderr)
+    standin.draw(name, tuple(staging / file for file in wanted), profile)
+    return "stand-in"
+
+
+def _find(name: str, places: list, mirror: str | None, staging: Path) -> str:
+    """Bring the archive from the first place that has it, and return its provenance. Raises
+    `UserError` where the user's mirror holds rubbish, `UnavailableError` where no place has it."""
+    archive, failures = ARCHIVES[name], ""
+    for provenance, place in places:
+        try:
+            _obtain(name, place, staging, user=place == mirror)
+            if content_digest(name, staging) != archive.digest and place != mirror:
+                raise UnavailableError(place, "holds other content than the known one")
+            return provenance
+        except UnreadableError as error:
+            if place == mirror and not isinstance(error, UnavailableError):
+                wrong = f"{', '.join(archive.files)}: {error.reason}; repair or unset it"
+                raise config.UserError(f"MIRROR {mirror}: {wrong}") from None
+            failures += f"; {place}: {error.reason}"
+    raise UnavailableError(name, failures)
 
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside `folder`, for one process at a time.
-
-    Whoever holds the lock removes what killed processes left behind.
-    """
+    """A temporary folder inside `folder`, for one process at a time. Whoever holds the lock removes
+    what killed processes left behind."""
     try:
         with files.lock(folder / ".lock"):
             for left in folder.glob(".fetch-*"):
@@ -271,35 +223,25 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
     """Bring the files of the archive from a folder or URL into `staging`, under their names."""
-    archive = ARCHIVES[name]
-    if not place.startswith(("http://", "https://")):
+    archive, whole = ARCHIVES[name], staging / "whole"
+    if user or "://" not in place or place.endswith("/"):
         for file in archive.files:
-            path = Path(place).expanduser() / file
-            if not path.is_file():
-                raise UnavailableError(f"no {file} there")
-            shutil.copyfile(path, staging / file)
-    elif user or place.endswith("/"):
-        for file in archive.files:
-            _download(f"{place.rstrip('/')}/{file}", staging / file)
+            _bring(f"{place.rstrip('/')}/{file}", staging / file)
     elif urlsplit(place).path.endswith(archive.files[0]):
-        _download(place, staging / archive.files[0])
+        _bring(place, staging / archive.files[0])
+    elif archive.members:
+        _bring(place, whole)
+        files.write_zip(staging / archive.files[0], read_members(whole, name))
     else:
-        _download(place, staging / "whole")
-        if archive.members:
-            files.write_zip(staging / archive.files[0], read_members(staging / "whole", name))
-        else:
-            _convert_npz(staging / "whole", [staging / file for file in archive.files])
-
-
-def _convert_npz(path: Path, targets: list[Path]) -> None:
-    """Turn Keras' npz of MNIST into the four idx files."""
-    arrays = dict(files.read_members(path))
-    for key, target in zip(("x_train", "y_train", "x_test", "y_test"), targets, strict=True):
-        try:
-            array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
-        except (KeyError, ValueError, EOFError):
-            raise UnreadableError(path, f"holds no readable {key}") from None
-        files.write_idx(target, array)
+        _bring(place, whole)
+        arrays = dict(files.read_members(whole))  # Keras' npz of MNIST
+        keys = ("x_train", "y_train", "x_test", "y_test")
+        for key, file in zip(keys, archive.files, strict=True):
+            try:
+                array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
+            except (KeyError, ValueError, EOFError):
+                raise UnreadableError(whole, f"holds no readable {key}") from None
+            files.write_idx(staging / file, array)
 
 
 class _Limited(io.BufferedWriter):
@@ -307,14 +249,20 @@ class _Limited(io.BufferedWriter):
 
     def write(self, content) -> int:
         if self.tell() + len(content) > files.MAX_BYTES:
-            raise UnavailableError(f"refused: over {files.MAX_BYTES:,} bytes")
+            raise UnavailableError(self.name, f"refused: over {files.MAX_BYTES:,} bytes")
         return super().write(content)
 
 
-def _download(url: str, path: Path) -> None:
-    """Download `url` to `path`; raises `UnavailableError` with the reason in a few words."""
+def _bring(place: str, path: Path) -> None:
+    """Copy or download `place`, a path or URL, to `path`. Raises `UnavailableError`."""
+    if not place.startswith(("http:", "https:")):
+        local = Path(place).expanduser()
+        if not local.is_file():
+            raise UnavailableError(place, f"no {local.name} there")
+        shutil.copyfile(local, path)
+        return
     try:
-        target = urlsplit(url)
+        target = urlsplit(place)
         if not target.hostname:
             raise ValueError("it names no host")
         proxies = urllib.request.getproxies()
@@ -323,24 +271,18 @@ def _download(url: str, path: Path) -> None:
             target = urlsplit(proxy if "//" in proxy else f"//{proxy}")
         port = target.port or (443 if target.scheme == "https" else 80)
     except ValueError as error:
-        raise UnavailableError(f"not a usable address ({error})") from None
+        raise UnavailableError(place, f"not a usable address ({error})") from None
     if error := _connect_error(target.hostname, port):
-        raise UnavailableError(f"{target.hostname} cannot be reached ({error})")
+        raise UnavailableError(place, f"{target.hostname} cannot be reached ({error})")
+    shown = {"total": 1, "unit": "B", "unit_scale": True, "desc": path.name}
+    shown["disable"] = None  # no bar where standard error is not a terminal
+    asked = {"timeout": (CONNECT_SECONDS, READ_SECONDS), "chunk_size": 2**16}
+    asked["headers"] = {"Accept-Encoding": "identity"}  # a .gz must arrive as it is
     for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(attempt * PAUSE_SECONDS)
+        time.sleep(attempt * PAUSE_SECONDS)
         try:
-            # disable=None: no bar where standard error is not a terminal
-            with (
-                tqdm(total=1, unit="B", unit_scale=True, desc=path.name, disable=None) as bar,
-                _Limited(io.FileIO(path, "w")) as file,
-            ):
-                pooch.HTTPDownloader(
-                    progressbar=bar,
-                    chunk_size=2**16,
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    headers={"Accept-Encoding": "identity"},  # a .gz must arrive as it is
-                )(url, file, None)
+            with tqdm(**shown) as bar, _Limited(io.FileIO(path, "w")) as file:
+                pooch.HTTPDownloader(bar, **asked)(place, file, None)
             return
         except OSError as error:
             if not hasattr(error, "response"):
@@ -351,22 +293,22 @@ def _download(url: str, path: Path) -> None:
                 break
         except ValueError as error:  # of a Content-Length that is no number
             reason = str(error)
-    raise UnavailableError(f"download failed ({reason})")
+    raise UnavailableError(place, f"download failed ({reason})")
 
 
 @functools.cache  # a host that cannot be reached is tried once
 def _connect_error(host: str, port: int) -> str:
     """Try to connect, names looked up and all addresses tried within the limit; "" if it works."""
-    outcome = []
+    outcome = [f"no answer within {CONNECT_SECONDS} s"]
 
     def connect():
         try:
             socket.create_connection((host, port), CONNECT_SECONDS).close()
-            outcome.append("")
+            outcome[0] = ""
         except (OSError, ValueError) as error:
-            outcome.append(str(error))
+            outcome[0] = str(error)
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS)
-    return outcome[0] if outcome else f"no answer within {CONNECT_SECONDS} s"
+    return outcome[0]

@@ -20,88 +20,19 @@ LEAK_SHARE = 0.001  # pictures that do lie in their own digit's folder
 HEIGHT, WIDTH = 900, 1200
 UNIT = 40  # pixels of the characters' canvas per unit of the stroke font
 
-# A glyph is strokes, a stroke the control points of a quadratic B-spline, a point two hex digits:
-# x, and y downwards. Capitals and digits reach from y=0 to y=a; small letters have their body
-# between 3 and 9 and descend to c. A doubled point is a sharp corner.
-STROKES = {
-    "0": "40 10 1a 7a 70 40",
-    "1": "32 50 50 5a",
-    "2": "12 10 70 76 1a 1a 7a",
-    "3": "11 10 70 75 35 35 75 7a 1a 19",
-    "4": "50 17 17 87, 63 6a",
-    "5": "70 20 20 14 14 84 8a 1a",
-    "6": "60 11 1a 7a 75 25 17",
-    "7": "10 70 70 3a",
-    "8": "40 10 15 75 70 40, 45 05 0a 8a 85 45",
-    "9": "70 10 15 75 70 70 6a",
-    "A": "0a 40 40 8a, 26 66",
-    "B": "10 1a, 10 70 75 15 15 85 8a 1a",
-    "C": "82 80 00 0a 8a 88",
-    "D": "10 1a, 10 90 9a 1a",
-    "E": "80 10 10 1a 1a 8a, 15 65",
-    "F": "80 10 10 1a, 15 65",
-    "G": "82 80 00 0a 8a 86 86 56",
-    "H": "10 1a, 80 8a, 15 85",
-    "I": "20 60, 40 4a, 2a 6a",
-    "J": "20 80, 60 6a 1a 17",
-    "K": "10 1a, 80 15 15 8a",
-    "L": "10 1a 1a 8a",
-    "M": "0a 00 00 46 46 80 80 8a",
-    "N": "1a 10 10 8a 8a 80",
-    "O": "40 00 0a 9a 90 40",
-    "P": "10 1a, 10 80 85 15",
-    "Q": "40 00 0a 9a 90 40, 57 9b",
-    "R": "10 1a, 10 80 85 15 15 8a",
-    "S": "81 80 00 05 85 8a 0a 08",
-    "T": "00 90, 40 4a",
-    "U": "10 1a 8a 80",
-    "V": "00 4a 4a 80",
-    "W": "00 2a 2a 43 43 6a 6a 90",
-    "X": "00 8a, 80 0a",
-    "Y": "00 45 45 4a, 80 45",
-    "Z": "00 80 80 0a 0a 8a",
-    "a": "73 13 19 79 73 73 79 89",
-    "b": "20 29, 23 83 89 29",
-    "c": "74 73 13 19 79 78",
-    "d": "73 13 19 79, 70 79",
-    "e": "16 76 76 73 13 19 79 78",
-    "f": "80 40 45 4a, 14 74",
-    "g": "73 13 19 79 73 73 7c 1c 1b",
-    "h": "20 29, 26 23 73 79",
-    "i": "43 49, 41 41",
-    "j": "53 5c 1c 1b, 51 51",
-    "k": "20 29, 63 26 26 79",
-    "l": "40 46 49 69",
-    "m": "19 13, 15 13 53 59, 55 53 93 99",
-    "n": "23 29, 26 23 73 79",
-    "o": "43 13 19 79 73 43",
-    "p": "23 2c, 23 83 89 29",
-    "q": "73 13 19 79 73 73 7c 7c 9b",
-    "r": "23 29, 26 23 63 64",
-    "s": "74 73 13 16 76 79 19 18",
-    "t": "41 49 79 78, 14 74",
-    "u": "23 29 79 73 73 79",
-    "v": "13 49 49 73",
-    "w": "03 29 29 45 45 69 69 83",
-    "x": "13 79, 73 19",
-    "y": "13 47, 73 2c",
-    "z": "13 73 73 19 19 79",
-}
+# The control points (points, 2) of each character's strokes, as strokes.txt describes them.
+_FONT = Path(__file__).with_name("strokes.txt").read_text().splitlines()
 GLYPHS = {
-    glyph: [
-        np.array([[int(digit, 16) for digit in point] for point in stroke.split()], float)
-        for stroke in text.split(",")
-    ]
-    for glyph, text in STROKES.items()
-}
+    line[0]: [np.array([[int(digit, 16) for digit in point] for point in stroke.split()], float)
+              for stroke in line[1:].split(",")]
+    for line in _FONT if line[0] != "#"
+}  # fmt: skip
 
 
 def draw(name: str, paths: tuple[Path, ...], profile: str, seed: int = 0) -> None:
     """Write the stand-in archive `name` ("characters", "mnist" or "mislabelled") to `paths`.
-
     `paths` is one zip, or for "mnist" the training images, training labels, test images and test
-    labels (in this order); `profile` gives the size, see `SIZES`.
-    """
+    labels (in this order); `profile` gives the size, see `SIZES`."""
     per_class, n_train, n_test = SIZES[profile]
     if name == "characters":
         files.write_zip(paths[0], _characters(per_class, seed))
@@ -114,11 +45,9 @@ def draw(name: str, paths: tuple[Path, ...], profile: str, seed: int = 0) -> Non
 
 
 def digits(n: int, *, seed: int = 0, test: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Draw MNIST-like digits: uint8 images (n, 28, 28), bright on black, and uint8 labels (n,).
-
-    As in MNIST the glyph is scaled into a 20x20 box that is then placed with its centre of mass
-    in the middle. Every image has a hand of its own; classes are equally frequent, shuffled.
-    """
+    """Draw MNIST-like digits: uint8 images (n, 28, 28), bright on black, and uint8 labels (n,). As
+    in MNIST the glyph is scaled into a 20x20 box that is then placed with its centre of mass in the
+    middle. Every image has a hand of its own; classes are equally frequent, shuffled."""
     rng = np.random.default_rng([seed, 1, test])
     labels = rng.permutation(np.arange(n) % 10).astype(np.uint8)
     return np.stack([_digit(label, rng) for label in labels]), labels
@@ -141,11 +70,9 @@ def _characters(per_class: int, seed: int):
 
 
 def _mislabelled(images: np.ndarray, labels: np.ndarray, seed: int):
-    """Yield (member name, JPEG) of training digits in wrong folders, sorted by name.
-
-    The folder is one of the nine wrong digits, equally likely, but for a share `LEAK_SHARE` of
-    pictures that lie in their own; the member's number is the index in the training set.
-    """
+    """Yield (member name, JPEG) of training digits in wrong folders, sorted by name. The folder is
+    one of the nine wrong digits, equally likely, but for a share `LEAK_SHARE` of pictures that lie
+    in their own; the member's number is the index in the training set."""
     rng = np.random.default_rng([seed, 2])
     folders = (labels + rng.integers(1, 10, len(labels))) % 10
     leaks = rng.choice(len(labels), round(LEAK_SHARE * len(labels)), replace=False)
@@ -158,8 +85,8 @@ def _mislabelled(images: np.ndarray, labels: np.ndarray, seed: int):
 def _place(lines: list[np.ndarray], pen: int) -> list[np.ndarray]:
     """Bring lines from font units to pixels of the characters' canvas, moved to lie within it."""
     lines = [UNIT * line + (WIDTH / 2, HEIGHT / 2) for line in lines]
-    low = np.min([line.min(0) for line in lines], 0) - pen
-    high = np.max([line.max(0) for line in lines], 0) + pen
+    points = np.concatenate(lines)
+    low, high = points.min(0) - pen, points.max(0) + pen
     move = np.maximum(-low, 0) + np.minimum((WIDTH, HEIGHT) - high, 0)
     return [line + move for line in lines]
 
@@ -168,8 +95,8 @@ def _digit(label: int, rng: np.random.Generator) -> np.ndarray:
     """Draw one 28x28 digit, bright on black."""
     lines = _write(str(label), _hand(rng, pen=0), rng)
     pen = 4 * rng.uniform(1.6, 3.2)
-    low = np.min([line.min(0) for line in lines], 0)
-    span = np.max([line.max(0) for line in lines], 0) - low
+    points = np.concatenate(lines)
+    low, span = points.min(0), np.ptp(points, 0)
     scale = (80 - pen) / span.max()  # drawn four times too large, to be shrunk smoothly
     box = np.zeros((80, 80), np.uint8)
     lines = [(line - low - span / 2) * scale + 40 for line in lines]
@@ -217,9 +144,8 @@ def _spline(n: int) -> np.ndarray:
     """Matrix that turns n control points into points on their curve, by Chaikin's subdivision."""
     matrix = np.eye(n)
     for _ in range(4):
-        cut = np.stack(
-            [0.75 * matrix[:-1] + 0.25 * matrix[1:], 0.25 * matrix[:-1] + 0.75 * matrix[1:]], 1
-        )
+        one, next_one = matrix[:-1], matrix[1:]
+        cut = np.stack([0.75 * one + 0.25 * next_one, 0.25 * one + 0.75 * next_one], 1)
         matrix = np.concatenate([matrix[:1], cut.reshape(-1, n)[1:-1], matrix[-1:]])
     return matrix
 

@@ -28,9 +28,8 @@ def read(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]
             with zipfile.ZipFile(file) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 # To its end, where the checksum is compared, before anything believes what it says.
-                stored = {
-                    name: archive.read(f"{name}.npy") for name in names if name.startswith(prefixes)
-                }
+                wanted = [name for name in names if name.startswith(prefixes)]
+                stored = {name: archive.read(f"{name}.npy") for name in wanted}
             file.seek(-12, io.SEEK_END)  # the end record says how many members there were
             if len(names) != int.from_bytes(file.read(2), "little"):
                 raise zipfile.BadZipFile("members are missing")
@@ -48,6 +47,11 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     files.write(path, buffer.getvalue())
+
+
+def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, in their order, under the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 @contextlib.contextmanager
@@ -74,16 +78,15 @@ def details(path: Path, whole: bool = False) -> dict:
     arrays = read(path, ("",) if whole else ("history_", "seconds", "settings"))
     if arrays is None:
         raise UserError(f"{path.name}: damaged, set aside; its study will train it anew")
-    history = {k.removeprefix("history_"): v for k, v in arrays.items() if k.startswith("history_")}
     date = datetime.datetime.fromtimestamp(stat.st_mtime, datetime.UTC)
     return {
         "name": path.stem,
-        "date": date.strftime("%Y-%m-%d %H:%M UTC"),
+        "date": f"{date:%Y-%m-%d %H:%M} UTC",
         "seconds": float(arrays["seconds"]),
         "bytes": stat.st_size,
         "settings": json.loads(str(arrays["settings"])),
         # Nothing of a network that was not trained, only asked.
-        "last": {name: float(values[-1]) for name, values in history.items() if len(values)},
+        "last": {k: float(v[-1]) for k, v in group(arrays, "history_").items() if len(v)},
     }
 
 
@@ -91,9 +94,8 @@ def prune(folder: Path | None = None) -> list[Path]:
     """Remove and return what no run needs: damaged entries, temporary files an hour old (a younger
     one may be in the making), locks that nobody holds, and states of runs finished since."""
     folder = Path(folder or config.RUNS)
-    states = folder.glob("*.part.npz")
-    leftovers = [p for p in states if (folder / p.name.replace(".part", "")).exists()]
-    leftovers += folder.glob("*.damaged")
+    states, leftovers = folder.glob("*.part.npz"), [*folder.glob("*.damaged")]
+    leftovers += (p for p in states if (folder / p.name.replace(".part", "")).exists())
     for path in folder.glob("*.tmp"):
         with contextlib.suppress(FileNotFoundError):  # it was in the making, and is made
             if time.time() - path.stat().st_mtime > 3600:

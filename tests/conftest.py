@@ -10,7 +10,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files with the longest tests: they begin first, so that no core waits for one at the end.
-LONGEST = ("notebooks", "test_browser", "test_faults", "test_runs", "test_fuzz", "test_train")
+LONGEST = ("test_notebooks", "test_browser", "test_faults", "test_runs", "test_fuzz", "test_train")
 
 
 def pytest_configure(config):
@@ -46,15 +46,10 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of a file, which share fixtures, run on one core one after the other, as do those
-    that a file itself puts into a group."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """The longest files first; a file's tests run on one core, one after the other."""
 
     def place(item):
-        group = item.get_closest_marker("xdist_group").args[0]
-        return LONGEST.index(group) if group in LONGEST else len(LONGEST)
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
     items.sort(key=place)
 

@@ -201,6 +201,29 @@ def test_interval_in_words():
     )
 
 
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "words"),
+    [
+        (0.02, 0.01, 0.03, "better"),
+        (-0.02, -0.03, -0.01, "worse"),
+        (0.01, -0.01, 0.03, "within noise"),
+        (0.01, 0.0, 0.02, "within noise"),  # zero on a bound is included
+        (-0.01, -0.02, 0.0, "within noise"),
+        (0.02, np.nan, np.nan, "one pair only"),
+    ],
+)
+def test_a_difference_in_words(mean, low, high, words):
+    assert analysis.Interval(mean, low, high, 3).verdict() == words
+
+
+def test_points_have_a_sign_and_percents_none():
+    worse = analysis.Interval(-0.0123, -0.02, 0.004, 5)
+    assert worse.points() == "-1.2 points [-2.0, +0.4], n = 5"
+    assert worse.points(2) == "-1.23 points [-2.00, +0.40], n = 5"
+    assert analysis.Interval(0.5, np.nan, np.nan, 1).points() == "+50.0 points, n = 1"
+    assert analysis.Interval(0.5, 0.4, 0.6, 2).percent(0) == "50 % [40, 60], n = 2"
+
+
 def test_mcnemar_is_exact():
     # 5 images only a has right, 1 only b: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
     assert analysis.mcnemar(5, 1) == analysis.mcnemar(1, 5) == pytest.approx(14 / 64)
@@ -301,6 +324,59 @@ def test_most_confused_counts_both_directions_and_sorts():
     assert analysis.most_confused(np.eye(3), "abc", 5) == []
 
 
+# --- geometry and writers -----------------------------------------------------------------------
+
+
+def test_class_likelihood_by_hand():
+    # Means 0 and 2, one variance of 1 about them: -x^2 / 2 and -(x - 2)^2 / 2 differ by 2x - 2.
+    kernel, bias = analysis.class_likelihood([[-1], [1], [1], [3]], [0, 0, 1, 1], 2)
+    assert kernel == pytest.approx(np.array([[0, 2]]), abs=1e-5)
+    assert bias == pytest.approx([0, -2], abs=1e-5)
+
+
+def test_class_likelihood_is_the_gaussians():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [30, 50, 70])
+    geometry = rng.normal(size=(150, 2)) @ [[0.2, 0.1], [0, 0.05]] + labels[:, None] * [0.1, -0.2]
+    means = np.stack([geometry[labels == c].mean(0) for c in range(3)])
+    covariance = np.mean([np.outer(x, x) for x in geometry - means[labels]], axis=0)
+    theirs = [
+        stats.multivariate_normal.logpdf(geometry, mean, covariance + 1e-6 * np.eye(2))
+        for mean in means
+    ]
+    kernel, bias = analysis.class_likelihood(geometry, labels, 3)
+    ours = geometry @ kernel + bias
+    assert ours - ours[:, :1] == pytest.approx(np.stack(theirs, 1) - theirs[0][:, None])
+
+
+def test_a_writers_offset_by_hand():
+    geometry = np.array([[0.0], [3.0], [6.0], [10.0]])
+    labels, writers = np.zeros(4, int), np.array([0, 0, 1, 0])
+    known = np.array([True, True, True, False])
+    # The mean of the known is 3, from which they are -3, 0 and 3 apart. Without its own, an offset
+    # is: 0 / 1.5, -3 / 1.5, 0 / 0.5; that of the unknown, -3 / 2.5.
+    once = analysis.remove_writer_offsets(geometry, labels, writers, known, rounds=1)
+    assert once[:, 0] == pytest.approx([0, 5, 6, 11.2])
+    # Of 0, 5 and 6 the mean is 11 / 3, from which they were -11 / 3, -2 / 3 and 7 / 3 apart.
+    twice = analysis.remove_writer_offsets(geometry, labels, writers, known, rounds=2)
+    assert twice[:, 0] == pytest.approx([4 / 9, 3 + 22 / 9, 6, 10 + 26 / 15])
+    thrice = analysis.remove_writer_offsets(geometry, labels, writers, known, rounds=3)
+    assert (analysis.remove_writer_offsets(geometry, labels, writers, known) == thrice).all()
+    # As if three more had no offset: 0 / 4, -3 / 4, 0 / 3 and -3 / 5.
+    shrunk = analysis.remove_writer_offsets(geometry, labels, writers, known, 3, rounds=1)
+    assert shrunk[:, 0] == pytest.approx([0, 3.75, 6, 10.6])
+
+
+def test_a_writers_offset_is_of_what_is_left_of_the_class():
+    # Class 0 lies at 0, class 1 at 4; writer 1 writes 1 higher. Classes nobody knows change none.
+    labels, writers = np.array([0, 1, 0, 1, 2]), np.array([0, 0, 1, 1, 1])
+    geometry = np.array([[0.0, 5], [4.0, 5], [1.0, 5], [5.0, 5], [9.0, 5]])
+    known = labels < 2
+    found = analysis.remove_writer_offsets(geometry, labels, writers, known, 0.0, rounds=60)
+    assert found[:, 0] == pytest.approx([0.5, 4.5, 0.5, 4.5, 8.5])
+    assert found[:, 1] == pytest.approx([5] * 5)
+
+
 # --- convergence and label efficiency -----------------------------------------------------------
 
 
@@ -341,7 +417,16 @@ def test_area_under_curve_of_straight_lines():
 
 @pytest.mark.parametrize(
     ("low", "high", "inside"),
-    [(-0.0005, 0.0009, True), (-0.0011, 0.0, False), (0.0, 0.002, False), (np.nan, np.nan, False)],
+    [
+        (-0.0005, 0.0009, True),
+        (0.0001, 0.0009, True),
+        (-0.0009, -0.0001, True),
+        (-0.001, 0.0, False),  # a bound on the margin is not inside
+        (0.0, 0.001, False),
+        (-0.002, 0.002, False),
+        (0.002, 0.003, False),
+        (np.nan, np.nan, False),
+    ],
 )
 def test_equivalence_asks_for_the_whole_interval(low, high, inside):
     assert analysis.Interval(0.0, low, high, 5).within(0.001) is inside
@@ -367,7 +452,11 @@ def test_label_factors_interval_covers_what_the_rows_say():
     baseline = 1 - np.array([[0.4, 0.1]] * 20)
     other = 1 - np.array([[0.1, 0.1], [0.4, 0.1]] * 10)  # as good as 100 labels, or as 10
     factor = analysis.label_factor(sizes, baseline, other, 10)
-    assert 1 < factor.low < factor.mean < factor.high < 10
+    # Of 20 rows drawn 2.5 % of the draws have fewer than 6 good ones, and 2.5 % more than 14.
+    factors = np.array([factor.low, factor.mean, factor.high])
+    errors = 0.4 / 4 ** np.log10(factors)
+    good = stats.binom.ppf([0.025, 0.5, 0.975], 20, 0.5)
+    assert (0.4 - errors) / 0.3 * 20 == pytest.approx(good, abs=1.01)
     assert factor == analysis.label_factor(sizes, baseline, other, 10)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from fakes import knowing
 
-from midas_lib import results
+from midas_lib import analysis, corruptions, results
 from midas_lib.config import UserError
 from midas_lib.studies import part2, tables
 from midas_lib.studies.study import Study
@@ -58,6 +58,23 @@ def test_nothing_held_out_is_trained_on(study):
     assert rest + len(held_out) >= len(study.everything.labels)
 
 
+def test_the_best_arm_trains_longer_on_all_images(datasets, runner):
+    plan = dataclasses.replace(part2.PLANS["smoke"], seeds=2, best_epochs=7)
+    found = everything(part2.Part2(plan, "smoke", datasets))
+    assert [(run.seed, run.task.settings.seed) for run in found["best"]] == [(0, 0), (1, 1)]
+    for run in found["best"]:
+        assert run.task.settings.training.epochs == run.varies["epochs"] == 7
+        assert len(run.task.examples.labels) == plan.images
+        assert run.task.start.name == found["starts"]["digits", run.seed].task.name
+    for run in found["main"].values():
+        assert run.task.settings.training.epochs == run.varies["epochs"] == plan.epochs
+
+
+def test_a_start_is_of_its_own_seed(study):
+    for (_, seed), run in everything(study)["starts"].items():
+        assert (run.seed, run.task.settings.seed) == (seed, seed)
+
+
 def test_the_starts_of_a_seed_differ_in_their_weights_alone(study):
     main = everything(study)["main"]
     assert len(main) == 2 * len(part2.STARTS)
@@ -85,6 +102,8 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
             assert seen[0] == seen[1] == seen[2]
             assert len(seen[0]) == size
             assert {run.varies["size"] for run in drawn} == {size}
+        draws = [pictures(few["random", size, seed].task.examples) for seed in study.seeds]
+        assert draws[0] != draws[1]
     rehearsing = [run for run in few.values() if pictures(run.task.examples) >= digits]
     assert {run.arm for run in rehearsing} == {f"few/{part2.REHEARSED}"}
     for run in rehearsing:
@@ -94,6 +113,15 @@ def test_a_draw_is_the_same_for_every_start_and_of_the_size_asked(study):
         training = run.task.settings.training
         steps = len(run.task.examples.labels) // training.batch * training.epochs
         assert steps >= study.plan.few_steps
+
+
+def test_few_images_are_passed_over_until_there_are_steps_enough(datasets, runner):
+    plan = dataclasses.replace(part2.PLANS["smoke"], few_steps=77, few_epochs=2)
+    few = everything(part2.Part2(plan, "smoke", datasets))["few"]
+    for run in few.values():
+        training = run.task.settings.training
+        steps = len(run.task.examples.labels) // training.batch
+        assert training.epochs == max(2, -(-77 // steps))
 
 
 def test_self_training_sees_every_picture_and_no_label(study):
@@ -149,9 +177,9 @@ def test_every_depth_is_transplanted_with_a_new_head(study):
             assert run.task.start.name == probes[run.seed].task.name
 
 
-def run_quietly(monkeypatch, **options):
+def run_quietly(monkeypatch, checkpoint=lambda *_, **__: None, **options):
     monkeypatch.setattr(part2.Part2, "look_inside", lambda *_: None)
-    monkeypatch.setattr(Study, "checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr(Study, "checkpoint", checkpoint)
     return part2.run("smoke", **options)
 
 
@@ -178,6 +206,163 @@ def test_the_table_counts_what_the_answers_say(standin, runner, monkeypatch):
     gains = part2.self_training_gains(table)
     assert {size: gain.mean for size, gain in gains.items()} == {0: 0, 10: 0}
     assert found.info["batch"] == part2.MNIST.training.batch
+
+
+def test_a_main_row_says_what_its_own_start_knew(study):
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    for (start, seed), run in starts.items():
+        study.row(run).update(
+            test_accuracy=0.2 + seed / 10 + len(start) / 1000, validation_accuracy=0.5 + seed / 10
+        )
+    for (start, seed), run in study.main(starts).items():
+        found, arrays = run.measure(knowing(run.task))
+        assert found["jump_start"] == 0.5 + seed / 10
+        assert found["zero_shot_accuracy"] == 0.2 + seed / 10 + len(start) / 1000
+        # The first test image alone is misread.
+        digit = study.test.labels[0]
+        errors = [found[f"error_of_{d}"] for d in range(10)]
+        assert errors[digit] == pytest.approx(1 / (study.test.labels == digit).sum())
+        assert sum(errors) == errors[digit]
+        assert arrays["answers"].tolist() != study.test.labels.tolist()
+        assert arrays["answers"][1:].tolist() == study.test.labels[1:].tolist()
+
+
+def test_each_corruption_spoils_the_test_pictures_its_own_way(study):
+    for name, corrupted in study.corrupted.items():
+        spoilt = corruptions.corrupt(study.test.pictures[..., 0], name)
+        np.testing.assert_array_equal(corrupted.pictures[..., 0], spoilt)
+        np.testing.assert_array_equal(corrupted.labels, study.test.labels)
+    assert len({corrupted.digest for corrupted in study.corrupted.values()}) == len(study.corrupted)
+
+
+def test_starts_are_compared_image_by_image_and_by_corruption(study, runner):
+    def outcome(task):
+        # From random weights seed 0 misreads four images more, seed 1 one; from the other starts
+        # every noisy picture from the eleventh on.
+        found = knowing(task)
+        start, seed = task.start, task.settings.seed
+        random = start is not None and start.settings.training.epochs == 0
+        if random:
+            wrong = np.s_[1:5] if seed == 0 else np.s_[7:8]
+            found.tests["mnist"][wrong] = np.roll(found.tests["mnist"][wrong], 1, axis=1)
+        elif "noise" in found.tests:
+            found.tests["noise"][10:] = np.roll(found.tests["noise"][10:], 1, axis=1)
+        return found
+
+    runner.outcome = outcome
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    main = study.main(starts)
+    study.finish(list(main.values()))
+    study.compare(main)
+    facts, n = study.info["facts"], len(study.test.labels)
+    by_arm = {(row["arm"], row["seed"]): row for row in facts["disagreement"]}
+    assert set(by_arm) == {(start, seed) for start in part2.STARTS[1:] for seed in (0, 1)}
+    for (_, seed), row in by_arm.items():
+        assert (row["only_this_right"], row["only_random_right"]) == ((4, 1)[seed], 0)
+    np.testing.assert_array_equal(study.arrays["apart/truth"], study.test.labels[1:5])
+    np.testing.assert_array_equal(study.arrays["apart/this"], study.test.labels[1:5])
+    assert (study.arrays["apart/random"] != study.arrays["apart/truth"]).all()
+    np.testing.assert_array_equal(study.arrays["apart/pictures"], study.test.pictures[1:5, ..., 0])
+    for row in facts["robustness/digits"]:
+        noisy = row["corruption"] == "noise"
+        assert row["accuracy"].mean == pytest.approx(9 / n if noisy else 1 - 1 / n)
+        assert row["difference"].mean == pytest.approx(-(n - 10) / n if noisy else 0)
+
+
+def test_what_training_changed_is_seen_on_validation_images(study, runner, monkeypatch):
+    from midas_lib import probe, train
+
+    def outcome(task):
+        random = task.start is not None and task.start.settings.training.epochs == 0
+        role = "begun" if task.held_out is None else "random" if random else "ended"
+        found = knowing(task)
+        return dataclasses.replace(
+            found, weights=[f"{role}/{task.settings.seed}", *found.weights[1:]]
+        )
+
+    def rebuild(outcome, settings):
+        name, kernel, bias = outcome.weights
+        assert kernel.shape[1] == len(bias) == 10
+        return name
+
+    def features(model, examples, names):
+        assert pictures(examples) <= pictures(study.validation)
+        return dict.fromkeys(names, model)
+
+    def interpolate(one, other, shares, some, seen):
+        assert pictures(some) <= pictures(study.train)
+        assert pictures(seen) <= pictures(study.validation)
+        return shares, 1 - shares * 0.1
+
+    stand_ins = {
+        "features": features,
+        "interpolate": interpolate,
+        "distances": lambda one, other: {"stage1_conv1": (one, other)},
+        "sharpness": lambda model, some, radius: (model, radius),
+        "first_filters": lambda model: model,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(probe, name, stand_in)
+    monkeypatch.setattr(part2, "rebuild", rebuild)
+    monkeypatch.setattr(analysis, "embedding", lambda features: features)
+    monkeypatch.setattr(analysis, "linear_cka", lambda one, other: (one, other))
+    timed = []
+    monkeypatch.setattr(train, "seconds_per_step", lambda *given: timed.append(given) or 0.5)
+    runner.outcome = outcome
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    main = study.main(starts)
+    study.finish(list(main.values()))
+    study.look_inside(starts, main)
+    facts, arrays = study.info["facts"], study.arrays
+    for start in ("digits", "characters"):
+        rows = facts[f"inside/{start}"]
+        layers = [*part2.LAYERS, "features"]
+        assert [(row["seed"], row["layer"]) for row in rows] == [
+            (seed, layer) for seed in (0, 1) for layer in layers
+        ]
+        for row in rows:
+            begun, ended, random = (
+                f"{name}/{row['seed']}" for name in ("begun", "ended", "random")
+            )
+            assert row["distance"] == ((begun, ended) if row["layer"] == "stage1_conv1" else None)
+            assert row["cka_with_start"] == (begun, ended)
+            assert row["cka_with_random"] == (random, ended)
+            if row["layer"] == "features":
+                assert row["sharpness"] == (ended, part2.SHARPNESS_RADIUS)
+                assert row["sharpness_before"] == (begun, part2.SHARPNESS_RADIUS)
+        assert arrays[f"inside/{start}/filters_before"] == "begun/0"
+        assert arrays[f"inside/{start}/filters_after"] == "ended/0"
+        assert arrays[f"inside/{start}/embedding"] == "begun/0"
+    errors = arrays["path/random and digits, same seed/error"]
+    assert errors == pytest.approx(np.linspace(0, 0.1, 11))
+    assert facts["seconds_per_step"] == 0.5
+    assert pictures(timed[0][0]) <= pictures(study.train)
+
+
+def test_paths_lead_from_random_to_each_start_and_between_two_seeds():
+    assert part2.paths(("random", "digits"), 1) == {
+        "random and digits, same seed": (("random", 0), ("digits", 0))
+    }
+    assert part2.paths(("random", "digits"), 3) == {
+        "random and digits, same seed": (("random", 0), ("digits", 0)),
+        "random, two seeds": (("random", 0), ("random", 1)),
+        "digits, two seeds": (("digits", 0), ("digits", 1)),
+    }
+
+
+def test_checkpoints_are_of_the_arms_whose_name_they_have(standin, runner, monkeypatch):
+    kept = {}
+    run_quietly(monkeypatch, checkpoint=lambda _, name, run, metric, **more: kept.update(
+        {name: (run.arm, run.seed, metric, more["start"])}
+    ))  # fmt: skip
+    assert kept == {
+        **{start: (start, 0, "test_accuracy", start) for start in part2.STARTS},
+        "best": ("best", 0, "test_accuracy", "random"),  # all starts are as good
+        "self-trained": ("self-trained", 0, "test_accuracy", "digits"),
+    }
 
 
 def test_the_best_start_is_the_one_of_the_best_validation(standin, runner, monkeypatch):
@@ -221,7 +406,8 @@ def test_worth_in_labels_is_what_a_random_start_needs():
     assert found["digits", 100].mean == pytest.approx(10)
     assert np.isinf(found["digits", 1000].mean)
     assert np.isinf(found["digits", 100].high)  # 10 times is as far as was tried
-    assert found["digits", 10].high == pytest.approx(10)
+    assert (found["digits", 10].low, found["digits", 10].high) == pytest.approx((10, 10))
+    assert found["digits", 1000].low == 1  # better than a random start with all that were tried
     assert found["random", 100].mean == pytest.approx(1)
     assert part2.equivalent_from(pd.DataFrame(rows), plan, "digits") is None
     for row in rows:

@@ -1,11 +1,13 @@
 """Part 3's study: what training sees, and that the truth is not among it."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import fakes
 import numpy as np
 import pytest
 
-from midas_lib import analysis, results, runs
+from midas_lib import analysis, audit, results, runs
 from midas_lib.config import LOSSES, UserError, vary
 from midas_lib.studies import part3, tables
 from midas_lib.studies.study import Study
@@ -154,6 +156,68 @@ def test_the_second_stage_goes_on_from_the_first_of_its_seed_and_start(study, ru
     assert found["weak"][-1].task.start.classes == 62
 
 
+def test_every_run_is_of_its_own_seed_and_goes_on_from_it(datasets, runner):
+    plan = dataclasses.replace(PLAN, seeds=3, pretrained_seeds=2, naive_seeds=2)
+    study = part3.Part3(plan, "smoke", datasets)
+    found = declare(study)
+    starts = {run.seed: run for run in found["starts"]}
+    weak = {(run.arm.removeprefix("weak-"), run.seed): run for run in found["weak"]}
+    assert sorted(weak) == [
+        ("pretrained", 0),
+        ("pretrained", 1),
+        *(("random", i) for i in range(3)),
+    ]
+    for (start, seed), run in weak.items():
+        assert run.task.settings.seed == seed
+        begun = run.task.start and run.task.start.name
+        assert begun == (starts[seed].task.name if start == "pretrained" else None)
+    for run in found["naive"]:
+        begun = run.task.start and run.task.start.name
+        assert begun == (starts[run.seed].task.name if run.arm == "naive-pretrained" else None)
+    second = {(run.arm.removeprefix("recovered-"), run.seed): run for run in found["second"]}
+    assert set(second) == set(weak)
+    for key, run in second.items():
+        assert run.task.settings.seed == key[1]
+        assert run.task.start.name == weak[key].task.name
+    assert [run.seed for run in found["hard"]] == [0, 1, 2]
+    for run in found["hard"]:
+        assert run.task.start.name == weak["random", run.seed].task.name
+        assert weak["random", run.seed].digest in run.task.origin
+
+
+def test_labels_are_recovered_by_the_run_that_is_gone_on_with(datasets, runner):
+    study = part3.Part3(dataclasses.replace(PLAN, seeds=2), "smoke", datasets)
+
+    def outcome(task):
+        found = fakes.knowing(task)
+        if "folders" in found.tests:  # seed 0 says 0 of all pictures, seed 1 says 1
+            found.tests["folders"][:] = np.eye(10)[task.settings.seed]
+        return found
+
+    runner.outcome = outcome
+    for run in study.hard(study.weak({})):
+        labels = examples(run.task).labels
+        elsewhere = study.folders.labels != run.seed
+        assert (labels[elsewhere] == run.seed).all()
+
+
+def test_a_naive_row_is_scored_by_folders_and_by_digits(study, runner):
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    study.row(starts["pretrained", 0])["held_out_accuracy"] = 0.7
+    for (start, _), run in study.naive(starts).items():
+        outcome = runner.outcome(run.task)
+        outcome.probabilities[:] = 0.05 + 0.5 * np.eye(10)[study.held_out.labels]
+        outcome.tests["mnist"][:] = 0.1 - 0.1 * np.eye(10)[study.test.labels]
+        found, _ = run.measure(outcome)
+        assert found["held_out_folder_loss"] == pytest.approx(-np.log(0.55))
+        assert (found["test_accuracy"], found["argmin_accuracy"]) == (
+            pytest.approx(0.1, abs=0.1),
+            1,
+        )
+        assert found["jump_start"] == (0.7 if start == "pretrained" else 0.1)
+
+
 def test_few_pictures_are_repeated_for_steps_enough(study, runner):
     study.plan = dataclasses.replace(PLAN, sizes=(50, 100), side_steps=37, side_seeds=2)
     sized = study.sized()
@@ -168,6 +232,7 @@ def test_few_pictures_are_repeated_for_steps_enough(study, runner):
         training = run.task.settings.training
         assert len(run.task.examples.labels) // training.batch * training.epochs >= 37
     assert rows(sized[0].task.examples.pictures) <= rows(sized[2].task.examples.pictures)
+    assert rows(sized[0].task.examples.pictures) != rows(sized[1].task.examples.pictures)
 
 
 def test_own_labels_are_added_to_about_the_share_asked(study, runner):
@@ -178,6 +243,126 @@ def test_own_labels_are_added_to_about_the_share_asked(study, runner):
     np.testing.assert_array_equal(moved.labels[still], study.folders.labels[still])
     study.truth = np.full_like(study.truth, -1)
     np.testing.assert_array_equal(study.add_own_labels(0.9).labels, study.folders.labels)
+
+
+def test_more_own_labels_are_trained_with_what_their_audit_found(study, runner):
+    study.leak = 0.5
+    audits = {
+        added: {"verdict": "complementary", "own_folder_rate": analysis.Interval(rate, 0, 1, 9)}
+        for added, rate in ((0.1, 0.11), (0.6, 0.58))
+    }
+    found = study.leaky(audits)
+    assert [(run.arm, run.varies["added"]) for run in found] == [
+        (f"leak/{loss}", added) for added in (0.1, 0.6) for loss in ("as it is", "balanced")
+    ]
+    for run in found:
+        added, training = run.varies["added"], run.task.settings.training
+        assert training.leak == audits[added]["own_folder_rate"].mean
+        assert training.balance == (1 if run.arm == "leak/balanced" else 0)
+        np.testing.assert_array_equal(run.task.examples.labels, study.add_own_labels(added).labels)
+    first, _, second, _ = (run.task.examples.labels for run in found)
+    assert (first == study.truth).mean() < 0.2 < 0.5 < (second == study.truth).mean()
+
+
+def test_networks_recover_together_and_the_surest_errors_come_first(study, runner):
+    def network(answers, sure):
+        """Says these digits, each with so much of a probability, the rest with what is left."""
+        probabilities = (1 - sure[:, None]) / 9 * np.ones((len(answers), 10))
+        probabilities[np.arange(len(answers)), answers] = sure
+        return probabilities
+
+    n, truth = len(study.truth), study.truth
+    other = (truth + 1) % 10
+    other = np.where(other == study.folders.labels, (truth + 2) % 10, other)
+    wrong = np.arange(n) < 40
+    # Seed 0 misreads the first 40, ever less sure; seed 1 reads all and is surer.
+    first = network(np.where(wrong, other, truth), np.where(wrong, 0.6 - np.arange(n) / 1e4, 0.9))
+    second = network(truth, np.full(n, 0.95))
+
+    def outcome(task):
+        found = fakes.knowing(task)
+        if "folders" in found.tests:
+            found.tests["folders"][:] = (first, second)[task.settings.seed]
+        return found
+
+    runner.outcome = outcome
+    study.plan = dataclasses.replace(PLAN, seeds=2, pretrained_seeds=1)
+    runs_ = study.second(study.weak({}))
+    study.finish(list(runs_.values()))
+    study.check(runs_)
+    facts, arrays = study.info["facts"], study.arrays
+    assert facts["recovered together/random"] == 1
+    assert facts["recovered together/pretrained"] == pytest.approx(1 - 40 / n)
+    np.testing.assert_array_equal(arrays["hardest/recovered"], other[:24])
+    np.testing.assert_array_equal(arrays["hardest/truth"], truth[:24])
+    np.testing.assert_array_equal(arrays["hardest/folder"], study.folders.labels[:24])
+    np.testing.assert_array_equal(arrays["hardest/pictures"], study.folders.pictures[:24, ..., 0])
+
+
+def test_each_loss_is_told_by_its_own_networks(study, runner):
+    def outcome(task):
+        found = fakes.knowing(task)
+        if task.settings.training.loss == "GA":
+            found.probabilities[:50] = np.eye(10)[(task.held_out.labels[:50] + 1) % 10]
+            found.tests["mnist"][:20] = np.roll(found.tests["mnist"][:20], 2, axis=1)
+        return found
+
+    runner.outcome = outcome
+    compared = study.compared()
+    study.finish(compared)
+    study.select(compared)
+    facts, n = study.info["facts"], len(study.test.labels)
+    assert facts["selection/GA"]["test_accuracy"].mean == pytest.approx(1 - 20 / n)
+    assert facts["selection/PRODEN"]["test_accuracy"].mean == pytest.approx(1 - 1 / n)
+    # Half of the answers are the folder, of which 1 in 9 would be by chance; all but one are.
+    digits = study.true_held_out.labels
+    said = np.where(np.arange(100) < 50, (study.held_out.labels + 1) % 10, study.held_out.labels)
+    told = facts["selection/GA"]
+    assert told["told_by_folders"].mean == pytest.approx((1 / 9 - 0.5) * 9)
+    assert told["told_by_digits"] == (said == digits).mean()
+    assert facts["selection/PRODEN"]["told_by_folders"].mean == pytest.approx((1 / 9 - 0.99) * 9)
+
+
+def test_what_the_audit_finds_is_what_training_assumes(standin, runner, monkeypatch):
+    def audited(folders, labels, reference):
+        assert reference.shape == (len(labels), 10)
+        own = analysis.proportion_interval(int((labels != first[: len(labels)]).sum()), len(labels))
+        return SimpleNamespace(
+            verdict="complementary", reason="", advice="", transition=None, low=None, high=None,
+            own_folder_rate=dataclasses.replace(own, mean=own.mean + 0.02),
+            settled=np.ones(3, bool), evidence={},
+        )  # fmt: skip
+
+    first, kept = None, {}
+    real = part3.Part3.__init__
+
+    def init(self, *given, **options):
+        nonlocal first
+        real(self, *given, **options)
+        first = self.folders.labels
+        kept["study"] = self
+
+    monkeypatch.setattr(part3.Part3, "__init__", init)
+    monkeypatch.setattr(audit, "audit", audited)
+    monkeypatch.setattr(
+        Study, "checkpoint", lambda self, name, run, *_, **__: kept.update({name: run})
+    )
+    found = part3.run("smoke")
+    assert found.info["leak"] == kept["study"].leak == 0.02
+    (weak,) = [t for t in runner.trained if t.name in set(
+        found.table[found.table["arm"] == "weak-random"]["digest"]
+    )]  # fmt: skip
+    assert weak.settings.training.leak == 0.02
+    # The audit of more own labels looks at those: the stand-in audit counts the labels moved.
+    (added,) = PLAN.leaks
+    moved = (kept["study"].add_own_labels(added).labels != first).mean()
+    assert found.info["facts"][f"audit/{added}"]["own_folder_rate"].mean == pytest.approx(
+        moved + 0.02
+    )
+    named = {name: run.arm for name, run in kept.items() if name != "study"}
+    assert named == {name: name for name in (
+        "naive-random", "recovered-random", "naive-pretrained", "recovered-pretrained"
+    )}  # fmt: skip
 
 
 def test_the_table_counts_what_the_answers_say(standin, study, runner, monkeypatch):
@@ -230,6 +415,10 @@ def test_recovery_takes_the_best_of_what_is_possible():
     assert part3.recover(probabilities, np.array([0, 1]), 0.0).tolist() == [1, 0]
     # A folder that is right half of the time rules nothing out: 0.6 * 0.5 against 0.3 * 0.25.
     assert part3.recover(probabilities, np.array([0, 1]), 0.5).tolist() == [0, 0]
+    # Of ten digits, 0.4 * 0.2 against 0.3 * 0.8 / 9.
+    many = np.array([[0.4, 0.3, *[0.3 / 8] * 8]])
+    assert part3.recover(many, np.array([0]), 0.2).tolist() == [0]
+    assert part3.recover(many, np.array([0]), 0.05).tolist() == [1]
 
 
 def test_accuracy_is_told_by_how_often_the_answer_is_the_folder():

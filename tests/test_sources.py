@@ -478,7 +478,7 @@ def test_idx_layout_and_digest_by_hand(tmp_path, mnist):
         lines += f"{hashlib.sha256(content).hexdigest()}  {file[:-3]}\n"
     digest = hashlib.sha256(lines.encode()).hexdigest()
     # compressed anew, it is still the same
-    (tmp_path / "mirror" / file).write_bytes(gzip.compress(content, 1))
+    (tmp_path / "mirror" / file).write_bytes(gzip.compress(content, 1, mtime=0))
     assert sources.content_digest("mnist", tmp_path / "mirror") == digest
 
 
@@ -509,10 +509,10 @@ def test_keras_npz_becomes_the_four_files(tmp_path, server, mnist):
         b"",
         b"<html>",
         b"\x1f\x8b\x08 cut",
-        gzip.compress(b""),
-        gzip.compress(b"\0\0\x08\x03\0"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x09123"),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x00"),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"\0\0\x08\x03\0", mtime=0),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x09123", mtime=0),
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x00", mtime=0),
     ],
 )
 def test_unreadable_idx_is_an_error_naming_it(tmp_path, mnist, content):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import knowing
 
-from midas_lib import inference, results, runs
+from midas_lib import config, inference, results, runs
 from midas_lib.config import Settings, UserError
 from midas_lib.data import Examples
 from midas_lib.runs import Task
@@ -54,6 +56,14 @@ def test_a_row_names_its_run_and_measures_it(runner):
     assert table["digest"].to_list() == [one.task.name for one in wanted] == runner.names
     assert table["test_accuracy"].to_list() == pytest.approx([5 / 6 + 0.01, 5 / 6])
     assert table["size"].to_list()[0] == 5
+
+
+def test_a_row_of_several_trainings_is_named_by_all_of_them_in_their_order(runner):
+    one, two, three = (run("a", seed).task for seed in range(3))
+    orders = [(one, two), (one, three), (two, one), (one, two, three)]
+    named = [Run(arm="a", seed=0, task=tasks, measure=None).digest for tasks in orders]
+    assert len({*named, one.name}) == 5
+    assert Run(arm="b", seed=1, task=(one,), measure=None).digest == one.name
 
 
 def test_what_stands_in_the_table_is_not_trained_again(runner):
@@ -106,6 +116,18 @@ def test_fresh_trains_each_run_once(runner):
     one.derive("x", run("a", 0).tasks, lambda found: (len(found), {}))
     assert runner.asked_fresh == runner.names == [run("a", 0).task.name]
     assert one.write("a", "test_accuracy").info["reused_runs"] == 0
+    # Asked together with a new run, it is not trained once more.
+    one.outcomes(run("a", 0).tasks + run("a", 1).tasks)
+    assert runner.asked_fresh == [run("a", seed).task.name for seed in (0, 1)]
+
+
+def test_what_was_just_trained_anew_is_not_counted_as_reused(runner):
+    # The run store hands back what was trained a moment ago.
+    runner.outcome = lambda task: dataclasses.replace(knowing(task), reused=True)
+    wanted = [run("a", 0), run("a", 1)]
+    for fresh, reused in ((True, 0), (False, 2)):
+        found = finished(wanted, fresh=fresh).write("a", "test_accuracy")
+        assert (found.info["runs"], found.info["reused_runs"]) == (2, reused)
 
 
 def test_derived_facts_are_kept_as_long_as_their_runs_are_the_same(runner):
@@ -167,7 +189,11 @@ def test_a_checkpoint_is_written_once_for_a_run(runner, monkeypatch):
         (noted,) = one.info["checkpoints"].items()
         assert noted[0] == "checkpoints/runs/smoke/part2/model.keras"
         assert noted[1]["seed"] == wanted.seed
-    assert saved[1][0] == (103.0, 3)
+    path = config.ROOT / noted[0]
+    path.unlink()  # its description alone is no network
+    one.checkpoint("model", wanted, "test_accuracy", build, start="random")
+    assert len(saved) == 3
+    assert saved[1][0] == saved[2][0] == (103.0, 3)
     description = saved[1][1]
     assert description["run"] == run("a", 3).task.name
     assert description["test_accuracy"] == pytest.approx(5 / 6 + 0.03)
@@ -212,6 +238,15 @@ def test_another_number_of_seeds_limits_what_depends_on_it():
         studies.plan_for(plans, "huge", None)
 
 
+def test_the_first_images_keep_their_labels():
+    images = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+    dataset = SimpleNamespace(images=images, labels=np.array([3, 1, 4, 1, 5]))
+    found = studies.as_examples(dataset, 3)
+    assert found.labels.tolist() == [3, 1, 4]
+    np.testing.assert_array_equal(found.pictures[..., 0], images[:3])
+    assert len(studies.as_examples(dataset).labels) == 5
+
+
 def test_what_a_test_set_tells():
     one = object.__new__(studies.MnistStudy)
     one.test = Examples(pictures=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 1]))
@@ -238,5 +273,9 @@ def test_a_declared_run_has_its_own_seed_and_start():
     assert (first.task.settings.seed, second.task.settings.seed) == (101, 2)
     assert first.task.tests == {"mnist": one.test}
     assert (first.task.start, second.task.start) == (None, first.task)
-    assert (first.task.classes, second.task.classes, second.varies) == (10, 5, {"size": 3})
+    assert (first.task.classes, second.task.classes, second.varies) == (
+        10,
+        5,
+        {"epochs": 30, "size": 3},
+    )
     assert first.measure == one.tested

@@ -290,7 +290,7 @@ def test_the_average_is_measured_and_not_the_last_weights():
         train.fit(pictures(16), 4, vary(steady, training__averaging=decay), pictures(8))
         for decay in (0.995, 0.0)
     )
-    measured = [train._measure(one.model, pictures(8))["val_loss"] for one in (average, last)]
+    measured = [train.score(one.model, pictures(8))[0].mean() for one in (average, last)]
     assert abs(measured[0] - measured[1]) > 1e-3
     assert average.history["val_loss"][0] == pytest.approx(measured[0], rel=1e-4)
 

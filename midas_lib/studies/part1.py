@@ -11,7 +11,7 @@ from midas_lib.config import Settings, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
 from midas_lib.runs import Outcome, Task
-from midas_lib.studies.study import Measured, Run, Study, plan_for, rebuild
+from midas_lib.studies.study import Measured, Run, Study, plan_for, read_plans, rebuild
 
 CLASSES = len(config.CLASS_NAMES)
 CURVES = ("loss", "val_loss", "val_accuracy")
@@ -20,42 +20,8 @@ CURVED = ("cross-validation", "writer-disjoint")  # arms whose curves a page sho
 READS = {"cross-validation": "geometry", "picture-alone": "picture", "writer-aware": "writer"}
 # The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
 CHOOSING_PARTITIONS = (0, 1001, 1002)
-STILL = dict.fromkeys(("rotation", "scale", "aspect", "shear", "shift"), 0.0)
-# One change at a time from `Settings()`: group -> variant -> change. Those of preprocessing have
-# the picture alone to go by.
 PICTURE_ALONE = "tight crop alone"
-ABLATIONS = {
-    "Preprocessing": {
-        PICTURE_ALONE: {},
-        "size kept in the picture": {"preprocessing__mode": "scale"},
-        "full canvas": {"preprocessing__mode": "canvas"},
-    },
-    "Augmentation": {
-        "none": {f"augmentation__{name}": value for name, value in STILL.items()},
-        "affine and elastic": {"augmentation__elastic": 0.5},
-        "affine and mixup": {"augmentation__mixup": 0.3},
-    },
-    "Regularization": {
-        "dropout 0.3": {"network__dropout": 0.3},
-        "dropout 0.5": {"network__dropout": 0.5},
-        "no label smoothing": {"training__smoothing": 0.0},
-        "weight averaging": {"training__averaging": 0.995},
-    },
-    "Learning rate": {
-        "constant": {"training__schedule": "constant"},
-        "halved on plateau": {"training__schedule": "plateau"},
-        "one-cycle": {"training__schedule": "one-cycle"},
-    },
-    "Network": {
-        "1, 2 and 2 convolutions": {"network__depth": (1, 2, 2)},
-        "half as wide": {"network__width": 0.5},
-        "kernels 5x5": {"network__kernel": 5},
-    },
-    "Input size": {
-        "20 pixels": {"preprocessing__size": 20},
-        "36 pixels": {"preprocessing__size": 36},
-    },
-}
+ABLATIONS = config.read_table("ablations")  # group -> variant -> change
 # What these are worth grows with the epochs: a plan may train them as long as the headline.
 SLOW_GROUP = "Regularization"
 # The one variant that takes out what has to earn its place: compared on the headline's partitions
@@ -100,29 +66,12 @@ class Plan:
         return self.slow_ablation_epochs if group == SLOW_GROUP else self.ablation_epochs
 
 
-PLANS = {
-    "smoke": Plan(
-        per_class=5, epochs=2, seeds=1, ablation_epochs=1, slow_ablation_epochs=1,
-        ablation_partitions=1, groups=2, variants=1, sizes=(2,),
-        changes={"network__width": 0.25, "network__depth": (1, 1, 1)},
-    ),
-    "standard": Plan(
-        epochs=8, seeds=1, ablation_epochs=3, slow_ablation_epochs=3, ablation_partitions=1,
-        groups=3, variants=1, sizes=(10,),
-    ),
-    "full": Plan(),
-}  # fmt: skip
+PLANS = read_plans(1, Plan)
 
 
 def chosen_arm(epochs: int) -> str:
     """The arm of the chosen settings that ablations of this length are compared with."""
     return f"ablation/chosen for {epochs} epochs"
-
-
-def load(profile: str) -> ImageDataset:
-    """The characters that a profile of part 1 uses."""
-    plan = plan_for(PLANS, profile, None)
-    return data.limit(data.load_characters(profile), plan.per_class)
 
 
 def run(
@@ -131,19 +80,19 @@ def run(
     """Cross-validate, ablate and train part 1's network as `PLANS[profile]` says, and write the
     results.
 
-    seeds: how many 5-fold partitions the headline averages over (default: the profile's). jobs,
-    fresh: as in `study.Study`. Raises `UserError` for a profile or a number of seeds that does not
-    exist.
+    seeds: 5-fold partitions of the headline (default: the profile's). jobs, fresh: as in
+    `study.Study`. Raises `UserError` for a profile or a number of seeds that does not exist.
     """
     from midas_lib.model import add_geometry  # loads TensorFlow
 
     plan = plan_for(PLANS, profile, seeds)
-    study = Part1(plan, profile, load(profile), jobs=jobs, fresh=fresh)
+    characters = data.limit(data.load_characters(profile), plan.per_class)
+    study = Part1(plan, profile, characters, jobs=jobs, fresh=fresh)
     final, passes = study.final(), study.passes()
     first, *more = CHOOSING_PARTITIONS[: plan.ablation_partitions]
     ablations = study.ablations(first)
     study.finish([final, *passes.values(), *ablations.values()])
-    undecided = study.undecided(ablations, first)
+    undecided = study.weigh(ablations, "first pass")
     for partition in more:
         ablations |= study.ablations(partition, undecided)
     if CONFIRMED in undecided:
@@ -201,10 +150,8 @@ class Part1(Study):
 
     def __init__(self, plan: Plan, profile: str, characters: ImageDataset, **options):
         super().__init__(1, profile, plan, {"characters": characters}, **options)
-        self.characters, self.labels, self.writers = (
-            characters, characters.labels, characters.writers
-        )  # fmt: skip
-        self._made, self._passes = {}, {}
+        self.characters, self._made, self._passes = characters, {}, {}
+        self.labels, self.writers = characters.labels, characters.writers
         self.settings = vary(Settings(), training__epochs=plan.epochs, **plan.changes)
         self.everything, self.geometry = self._preprocessed(self.settings)
 
@@ -232,15 +179,9 @@ class Part1(Study):
                 chosen = [order[self.labels[order] == c][:size] for c in np.unique(self.labels)]
                 train = np.sort(np.concatenate(chosen))
             one.trained_on.append(train)
-            one.tasks.append(
-                Task(
-                    settings=vary(settings, seed=10 * settings.seed + k),
-                    examples=examples.take(train),
-                    held_out=examples.take(np.flatnonzero(fold == k)),
-                    classes=CLASSES,
-                    views=True,
-                )
-            )
+            seeded = vary(settings, seed=10 * settings.seed + k)
+            parts = {"examples": examples.take(train), "held_out": examples.take(fold == k)}
+            one.tasks.append(Task(settings=seeded, classes=CLASSES, views=True, **parts))
         return one
 
     def _run(self, arm: str, one: Pass, partition: int, reads: str, **varies) -> Run:
@@ -267,34 +208,33 @@ class Part1(Study):
                 f"{name}_accuracy": analysis.merged_accuracy(labels, answers, groups)
                 for name, groups in MERGED.items()
             },
-            "top2_accuracy": analysis.top_k_accuracy(labels, probabilities, 2),
-            "top5_accuracy": analysis.top_k_accuracy(labels, probabilities, 5),
+            **{
+                f"top{k}_accuracy": analysis.top_k_accuracy(labels, probabilities, k)
+                for k in (2, 5)
+            },
             "views_accuracy": analysis.accuracy(labels, views.argmax(1)),
             "nll": analysis.negative_log_likelihood(labels, logs),
             "ece": analysis.expected_calibration_error(labels, probabilities),
             "seconds": sum(outcome.seconds for outcome in outcomes),
         }
         arrays = {
-            "predictions": answers.astype(np.uint8),
-            "view_predictions": views.argmax(1).astype(np.uint8),
+            name: np.stack([outcome.history[name] for outcome in outcomes]).astype(np.float32)
+            for name in CURVES
         }
-        for name in CURVES:
-            histories = [outcome.history[name] for outcome in outcomes]
-            arrays[name] = np.stack(histories).astype(np.float32)
-        return metrics, arrays
+        read = {"predictions": answers, "view_predictions": views.argmax(1)}
+        return metrics, arrays | {name: one.astype(np.uint8) for name, one in read.items()}
 
     def _logs(self, one: Pass, reads: str, probabilities: list[np.ndarray]) -> np.ndarray:
         """Log-probabilities, (n, classes), of the folds' networks and what else is read."""
         logs = one.logs(probabilities)
         if reads != "picture":
-            geometries = [self.geometry] * 5
-            if reads == "writer":
-                geometries = [
-                    analysis.remove_writer_offsets(
-                        self.geometry, self.labels, self.writers, one.fold != k
-                    )
-                    for k in range(5)
-                ]
+            known = (self.geometry, self.labels, self.writers)
+            geometries = [
+                analysis.remove_writer_offsets(*known, one.fold != k)
+                if reads == "writer"
+                else self.geometry
+                for k in range(5)
+            ]
             logs = logs + GEOMETRY_WEIGHT * one.geometry_logs(geometries, self.labels)
         return analysis.apply_temperature(logs, 1.0)
 
@@ -339,39 +279,29 @@ class Part1(Study):
         """Over passes, the share that reads each image right, (n,)."""
         return np.mean([self.array(run, name) == self.labels for run in runs], 0)
 
-    def _against(self, ours: list[Run], base: list[Run]) -> dict:
-        hits, others = self._correct(ours), self._correct(base)
-        difference = analysis.paired_cluster_interval(hits, others, self.writers)
-        accuracy, baseline = float(hits.mean()), float(others.mean())
-        return {"difference": difference, "accuracy": accuracy, "baseline": baseline}
+    def _weigh(self, name: str, ours: list[Run], base: list[Run]) -> dict:
+        """Under `facts[name]`: our passes against the base's, paired by image."""
 
-    def undecided(self, ablations: dict, partition: int) -> list[str]:
-        """The variants that a first pass does not tell from the chosen settings."""
-        found = []
-        for group, variant, _ in self.plan.ablations():
-            ours = ablations[f"ablation/{variant}", partition]
-            base = ablations[chosen_arm(self.plan.epochs_of(group)), partition]
+        def weigh():
+            hits, others = self._correct(ours), self._correct(base)
+            difference = analysis.paired_cluster_interval(hits, others, self.writers)
+            facts = {"difference": difference, "verdict": difference.verdict()}
+            return facts | {"accuracy": float(hits.mean()), "baseline": float(others.mean())}, {}
 
-            def verdict(ours=ours, base=base):
-                return self._against([ours], [base])["difference"].verdict(), {}
+        tasks = [task for run in [*ours, *base] for task in run.tasks]
+        return self.derive(name, tasks, weigh, outcomes=False)
 
-            tasks = [*ours.tasks, *base.tasks]
-            if self.derive(f"first pass/{variant}", tasks, verdict, False) == "within noise":
-                found.append(variant)
-        return found
-
-    def weigh(self, ablations: dict) -> None:
-        """Each variant against the chosen settings, paired by image over the passes it has."""
+    def weigh(self, ablations: dict, name: str = "ablation") -> list[str]:
+        """Each variant against the chosen settings over the passes it has, as "name/variant";
+        returns those that are not told from them."""
+        undecided = []
         for group, variant, _ in self.plan.ablations():
             arms = f"ablation/{variant}", chosen_arm(self.plan.epochs_of(group))
             passes = [p for arm, p in ablations if arm == arms[0]]
             ours, base = ([ablations[arm, p] for p in passes] for arm in arms)
-
-            def against(ours=ours, base=base):
-                return self._against(ours, base), {}
-
-            tasks = [task for run in [*ours, *base] for task in run.tasks]
-            self.derive(f"ablation/{variant}", tasks, against, False)
+            if self._weigh(f"{name}/{variant}", ours, base)["verdict"] == "within noise":
+                undecided.append(variant)
+        return undecided
 
     def compare(self, passes: dict) -> None:
         """Accuracies with intervals over writers, and paired differences to the headline's."""
@@ -396,7 +326,7 @@ class Part1(Study):
 
         for name, runs in arms.items():
             tasks = [task for run in [*runs, *headline] for task in run.tasks]
-            self.derive(f"over writers/{name}", tasks, partial(compare, name, runs), False)
+            self.derive(f"over writers/{name}", tasks, partial(compare, name, runs), outcomes=False)
 
     def _headline_logs(self, run: Run) -> np.ndarray:
         outcomes = self.outcomes(run.tasks)
@@ -425,7 +355,7 @@ class Part1(Study):
                 facts[when] = analysis.expected_calibration_error(self.labels, probabilities)
             return facts, arrays
 
-        self.derive("calibration", run.tasks, calibrate, False)
+        self.derive("calibration", run.tasks, calibrate, outcomes=False)
 
     def look_inside(self, outcomes: list[Outcome]) -> Measured:
         """Learning-rate range test, and occlusion maps of the first image of some classes."""
@@ -450,10 +380,8 @@ class Part1(Study):
         # What is misread in some pass, and some that the first pass reads right, of every class.
         right = [np.flatnonzero((labels == c) & ~wrong[0])[:4] for c in range(CLASSES)]
         shown = np.union1d(np.flatnonzero(wrong.any(0)), np.concatenate(right))
-        capitals, small = (
-            self.geometry[np.isin(labels, [config.CLASS_NAMES.index(c) for c in letters])]
-            for letters in ("EHX", "xz")
-        )
+        letters = np.array(config.CLASS_NAMES)[labels]
+        capitals, small = (self.geometry[np.isin(letters, list(some))] for some in ("EHX", "xz"))
         self.info["facts"] |= {
             "class_counts": np.bincount(labels, minlength=CLASSES),
             "writer_counts": dict(zip(writers.tolist(), written.tolist(), strict=True)),

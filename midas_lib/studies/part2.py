@@ -8,22 +8,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from midas_lib import analysis, corruptions, data, images
+from midas_lib import analysis, config, corruptions, data, images
 from midas_lib.analysis import Interval
-from midas_lib.config import (
-    Augmentation,
-    Network,
-    Preprocessing,
-    Settings,
-    Training,
-    UserError,
-    vary,
-)
+from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
 from midas_lib.runs import Outcome
 from midas_lib.studies import tables
-from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, rebuild
+from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, read_plans, rebuild
 
 # What a training on MNIST may start from. Beside random weights: networks trained on part 1's 400
 # digits, on its 62 classes, and on the 62 and then on the digits.
@@ -104,21 +96,7 @@ class Plan:
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
 
-PLANS = {
-    "smoke": Plan(
-        images=400, test_images=200, validation=100, epochs=1, best_epochs=1, seeds=1,
-        sizes=(10, 50), few_epochs=1, few_steps=5, unlabelled_sizes=(0, 10), unlabelled_epochs=1,
-        pretraining_epochs=1, variant_images=50, variant_steps=5, variant_seeds=1,
-        copied=(0, len(LAYERS)), changes={"network__width": 0.25},
-    ),
-    "standard": Plan(
-        epochs=1, best_epochs=2, seeds=1, starts=("random", "digits", "characters"),
-        sizes=(10, 100, 1000), few_epochs=1, few_steps=200, unlabelled_sizes=(0, 10),
-        unlabelled_images=20_000, unlabelled_epochs=1, pretraining_epochs=25, variant_steps=150,
-        variant_seeds=1, copied=(0, 2, 4, len(LAYERS)),
-    ),
-    "full": Plan(),
-}  # fmt: skip
+PLANS = read_plans(2, Plan)
 
 
 def load(profile: str) -> dict[str, ImageDataset]:
@@ -141,10 +119,9 @@ def run(
 ) -> Results:
     """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results.
 
-    seeds: how many of each main arm and draws of each few-label one. arms: the starts compared,
-    sizes: the numbers of labelled images, both separated by commas (defaults: the profile's).
-    jobs, fresh: as in `study.Study`. Raises `UserError` for a profile, a number of seeds, an arm or
-    a size that does not exist.
+    seeds: of each main arm, and draws of few labels. arms: the starts compared, sizes: numbers of
+    labelled images, both separated by commas (defaults: the profile's). jobs, fresh: as in
+    `study.Study`. Raises `UserError` for what does not exist.
     """
     plan = _plan(profile, seeds, arms, sizes)
     study = Part2(plan, profile, load(profile), jobs=jobs, fresh=fresh)
@@ -167,8 +144,8 @@ def run(
     for start in plan.starts:
         study.checkpoint(start, main[start, 0], "test_accuracy", start=start)
     study.checkpoint("best", best[0], "test_accuracy", start=chosen)
-    for one in self_trained[:1]:
-        study.checkpoint("self-trained", one, "test_accuracy", start="digits")
+    if self_trained:
+        study.checkpoint("self-trained", self_trained[0], "test_accuracy", start="digits")
     more = {"batch": MNIST.training.batch, "trained_on": len(study.train.labels)}
     return study.write("best", "test_accuracy", chosen_start=chosen, **more)
 
@@ -178,24 +155,23 @@ def _plan(profile: str, seeds: int | None, arms: str | None, sizes: str | None) 
     if arms:
         named = set(arms.split(","))
         if "random" not in named or len(named) < 2 or not named <= set(STARTS):
-            raise UserError(f"arms={arms}: name random and others of {', '.join(STARTS[1:])}")
+            raise config.UserError(
+                f"arms={arms}: name random and others of {', '.join(STARTS[1:])}"
+            )
         starts = tuple(start for start in STARTS if start in named)
         rehearsed = (REHEARSED,) if "digits" in named else ()
         plan = dataclasses.replace(plan, starts=starts, few_starts=starts + rehearsed)
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
-            raise UserError(f"sizes={sizes}: give whole numbers separated by commas")
+            raise config.UserError(f"sizes={sizes}: give whole numbers separated by commas")
         plan = dataclasses.replace(plan, sizes=tuple(sorted(map(int, sizes.split(",")))))
     return plan
 
 
 class Part2(MnistStudy):
-    """Part 2's runs, by what they are about, and what is compared of them.
-
-    characters, digits: part 1's, for pre-training. train, validation: MNIST's training set,
-    divided; everything: undivided. test: MNIST's. corrupted: the test pictures with each
-    corruption.
-    """
+    """Part 2's runs, by what they are about, and what is compared of them. characters, digits: part
+    1's, for pre-training. train, validation: MNIST's training set, divided; everything: undivided.
+    test: MNIST's. corrupted: the test pictures with each corruption."""
 
     def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
         super().__init__(2, profile, plan, datasets, **options)
@@ -219,33 +195,23 @@ class Part2(MnistStudy):
     def starts(self) -> dict[tuple[str, int], Run]:
         """(start, seed) -> what a training starts from, tested on MNIST as it is: arms
         "start/..."."""
-        tests = {"mnist": self.test, "validation": self.validation}
+        tests = {"test": self.test, "validation": self.validation}
+        both = {"tests": tests, "measure": partial(self.zero_shot, tests=tests)}
         untrained = vary(self.mnist, training__epochs=0)
-
-        def measure(outcome):
-            reached = {
-                f"{name}_accuracy": analysis.accuracy(
-                    examples.labels, outcome.tests[test][:, :10].argmax(1)
-                )
-                for name, test, examples in (
-                    ("test", "mnist", self.test), ("validation", "validation", self.validation)
-                )
-            }  # fmt: skip
-            return reached | {"seconds": outcome.seconds}, {}
 
         def pretrain(name, seed, examples, start=None):
             share = len(self.characters.labels) / len(examples.labels)
             epochs = round(self.plan.pretraining_epochs * share)
             settings = vary(PRETRAINING, training__epochs=epochs, **self.plan.changes)
+            classes = int(examples.labels.max()) + 1
             return self.declare(
-                f"start/{name}", seed, settings, examples, start=start, tests=tests,
-                classes=int(examples.labels.max()) + 1, measure=measure,
-            )  # fmt: skip
+                f"start/{name}", seed, settings, examples, start=start, classes=classes, **both
+            )
 
         found = {}
         for seed in self.seeds:
             found["random", seed] = self.declare(
-                "start/random", seed, untrained, self.validation, tests=tests, measure=measure
+                "start/random", seed, untrained, self.validation, **both
             )
             found["digits", seed] = pretrain("digits", seed, self.digits)
             if {"characters", "characters-digits"} & set(self.plan.starts):
@@ -276,7 +242,7 @@ class Part2(MnistStudy):
                 start, seed, self.mnist, self.train, start=starts[start, seed],
                 held_out=self.validation, tests={"mnist": self.test, **self.corrupted},
                 measure=partial(measure, before=self.row(starts[start, seed])),
-                arrays=(*CURVES, "answers"), varies={"epochs": self.plan.epochs},
+                arrays=(*CURVES, "answers"),
             )
             for start in self.plan.starts
             for seed in self.seeds
@@ -285,15 +251,11 @@ class Part2(MnistStudy):
     def best(self, starts: dict, start: str) -> list[Run]:
         """A longer training on all training images, from the start that was best on the validation
         part."""
-        epochs = self.plan.best_epochs
-        settings = vary(self.mnist, training__epochs=epochs)
+        settings = vary(self.mnist, training__epochs=self.plan.best_epochs)
+        begun = [starts[start, seed] for seed in self.seeds]
         return [
-            self.declare(
-                "best", seed, settings, self.everything, start=starts[start, seed],
-                varies={"epochs": epochs},
-            )
-            for seed in self.seeds
-        ]  # fmt: skip
+            self.declare("best", one.seed, settings, self.everything, start=one) for one in begun
+        ]
 
     def few_labels(self, starts: dict) -> dict[tuple[str, int, int], Run]:
         """(start, size, draw) -> training on so many labelled images."""
@@ -312,8 +274,9 @@ class Part2(MnistStudy):
         whose labels are taken away."""
         pictures = self.everything.pictures[: self.plan.unlabelled_images]
         unlabelled = Examples(pictures=pictures, labels=np.full(len(pictures), -1))
-        epochs = self.plan.unlabelled_epochs
-        settings = vary(SELF_TRAINING, training__epochs=epochs, **self.plan.changes)
+        settings = vary(
+            SELF_TRAINING, training__epochs=self.plan.unlabelled_epochs, **self.plan.changes
+        )
         known = {0, *self.plan.sizes} if REHEARSED in self.plan.few_starts else ()
         return [
             self.declare(
@@ -374,16 +337,13 @@ class Part2(MnistStudy):
         labels, starts = self.test.labels, self.plan.starts
         answers = {key: self.array(run, "answers") for key, run in main.items()}
         right = {key: answer == labels for key, answer in answers.items()}
-        self.info["facts"]["disagreement"] = [
-            {
-                "arm": start,
-                "seed": seed,
-                "only_this_right": int((ours & ~right["random", seed]).sum()),
-                "only_random_right": int((right["random", seed] & ~ours).sum()),
-            }
-            for (start, seed), ours in right.items()
-            if start != "random"
-        ]
+        rows = self.info["facts"]["disagreement"] = []
+        for (start, seed), ours in right.items():
+            if start != "random":
+                base, row = right["random", seed], {"arm": start, "seed": seed}
+                row["only_this_right"] = int((ours & ~base).sum())
+                row["only_random_right"] = int((base & ~ours).sum())
+                rows.append(row)
         shown = "digits" if "digits" in starts else starts[1]
         apart = np.flatnonzero(right[shown, 0] != right["random", 0])[:24]
         self.arrays |= {
@@ -394,17 +354,13 @@ class Part2(MnistStudy):
         }
 
         def robustness(outcomes):
-            rows = []
-            for corruption in self.corrupted:
-                reached = [
-                    analysis.accuracy(labels, outcome.tests[corruption].argmax(1))
-                    for outcome in outcomes
-                ]
-                ours, base = reached[: len(self.seeds)], reached[len(self.seeds) :]
-                accuracy = analysis.mean_interval(ours)
-                difference = analysis.paired_interval(ours, base)
-                row = {"corruption": corruption, "accuracy": accuracy, "difference": difference}
-                rows.append(row)
+            rows, count = [], len(self.seeds)
+            for name in self.corrupted:
+                reached = [analysis.accuracy(labels, o.tests[name].argmax(1)) for o in outcomes]
+                ours, base = reached[:count], reached[count:]
+                intervals = analysis.mean_interval(ours), analysis.paired_interval(ours, base)
+                row = dict(zip(("accuracy", "difference"), intervals, strict=True))
+                rows.append({"corruption": name} | row)
             return rows, {}
 
         for start in starts:
@@ -413,8 +369,7 @@ class Part2(MnistStudy):
 
     def look_inside(self, starts: dict, main: dict) -> None:
         """What training changed in the networks: distance, similarity, sharpness, and whether their
-        solutions are connected. All on the first validation images; test images have no part in
-        it."""
+        solutions are connected. All on training and validation images."""
         seen = self.validation.take(np.arange(min(2000, len(self.validation.labels))))
         some = self.train.take(np.arange(min(1000, len(self.train.labels))))
 

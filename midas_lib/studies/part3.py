@@ -14,7 +14,7 @@ from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
 from midas_lib.runs import Outcome
 from midas_lib.studies import part2
-from midas_lib.studies.study import Measured, MnistStudy, Run, as_examples, plan_for
+from midas_lib.studies.study import Measured, MnistStudy, Run, as_examples, plan_for, read_plans
 
 STARTS = ("random", "pretrained")
 CURVES = ("step", "loss", "val_accuracy")
@@ -41,10 +41,7 @@ TIMES = {
     "from the start": {"training__sharpening_start": 0.0},
     "after a half": {},
     "after three quarters": {"training__sharpening_start": 0.75},
-    "from the start, balanced": {
-        "training__sharpening_start": 0.0,
-        "training__balance": 1.0,
-    },
+    "from the start, balanced": {"training__sharpening_start": 0.0, "training__balance": 1.0},
     "after a half, balanced": {"training__balance": 1.0},
 }
 
@@ -77,22 +74,7 @@ class Plan:
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
 
-PLANS = {
-    "smoke": Plan(
-        images=400, test_images=200, held_out=100, naive_epochs=1, naive_seeds=1,
-        compared_images=200, compared_epochs=1, compared_seeds=1, redrawn_images=200,
-        redrawn_epochs=1, epochs=1, second_epochs=1, seeds=1, pretrained_seeds=1,
-        sizes=(100,), leaks=(0.05,), leak_epochs=1, side_seeds=1, side_steps=5,
-        pretraining_epochs=1, audited=400, changes={"network__width": 0.25},
-    ),
-    "standard": Plan(
-        images=20_000, naive_epochs=1, naive_seeds=1, compared_images=5000, compared_epochs=1,
-        compared_seeds=1, redrawn_images=3000, redrawn_epochs=1, epochs=2, second_epochs=1,
-        seeds=1, pretrained_seeds=1, sizes=(1000, 5000), leaks=(0.05,), leak_epochs=1,
-        side_seeds=1, side_steps=300, pretraining_epochs=15, audited=5000,
-    ),
-    "full": Plan(),
-}  # fmt: skip
+PLANS = read_plans(3, Plan)
 
 
 def load(profile: str) -> dict[str, ImageDataset]:
@@ -212,38 +194,25 @@ class Part3(MnistStudy):
     def starts(self) -> dict[tuple[str, int], Run]:
         """("pretrained", seed) -> part 1's network of 62 characters, asked about MNIST and the
         pictures in folders. A random start is none of these."""
-        audited = np.arange(min(self.plan.audited, len(self.truth)))
-        tests = {
-            "mnist": self.test,
-            "held_out": self.true_held_out,
-            "audited": self.folders.take(audited),
-        }
-
-        def measure(outcome):
-            reached = {
-                f"{name}_accuracy": analysis.accuracy(
-                    tests[test].labels, outcome.tests[test][:, :10].argmax(1)
-                )
-                for name, test in (("test", "mnist"), ("held_out", "held_out"))
-            }
-            return reached | {"seconds": outcome.seconds}, {}
-
+        audited = self.folders.take(np.arange(min(self.plan.audited, len(self.truth))))
+        known = {"test": self.test, "held_out": self.true_held_out}
         settings = self._settings(part2.PRETRAINING, self.plan.pretraining_epochs)
         return {
             ("pretrained", seed): self.declare(
-                "start/pretrained", seed, settings, self.characters, classes=62, tests=tests,
-                measure=measure,
+                "start/pretrained", seed, settings, self.characters, classes=62,
+                tests=known | {"audited": audited}, measure=partial(self.zero_shot, tests=known),
             )
             for seed in range(max(self.plan.pretrained_seeds, self.plan.naive_seeds))
         }  # fmt: skip
 
-    def _before(self, start: Run | None) -> float:
-        """A start's accuracy on the pictures held out; of random weights, chance."""
-        return self.row(start)["held_out_accuracy"] if start else 0.1
+    def _before(self, starts: dict) -> dict[tuple[str, int], float]:
+        """Each start's accuracy on the pictures held out; of random weights it is by chance."""
+        return {key: self.row(run)["held_out_accuracy"] for key, run in starts.items()}
 
     def naive(self, starts: dict) -> dict[tuple[str, int], Run]:
         """(start, seed) -> believing the folders."""
         settings = self._settings(NAIVE, self.plan.naive_epochs)
+        before = self._before(starts)
 
         def measure(outcome, before):
             logs = np.log(np.maximum(outcome.probabilities, 1e-12))
@@ -258,8 +227,7 @@ class Part3(MnistStudy):
             (start, seed): self.declare(
                 f"naive-{start}", seed, settings, self.rest, start=starts.get((start, seed)),
                 held_out=self.true_held_out, arrays=CURVES,
-                measure=partial(measure, before=self._before(starts.get((start, seed)))),
-                varies={"epochs": self.plan.naive_epochs},
+                measure=partial(measure, before=before.get((start, seed), 0.1)),
             )
             for start in STARTS
             for seed in range(self.plan.naive_seeds)
@@ -279,13 +247,9 @@ class Part3(MnistStudy):
 
     def _stage(self, arm, seed, settings, examples, start, **more) -> Run:
         """A training on all pictures, which are read afterwards."""
+        more = {"measure": self._recovered, "held_out": self.true_held_out, **more}
         tests = {"mnist": self.test, "folders": self.folders}
-        varies = {"epochs": settings.training.epochs}
-        more = {"measure": self._recovered, **more}
-        return self.declare(
-            arm, seed, settings, examples, start=start, held_out=self.true_held_out, tests=tests,
-            varies=varies, **more,
-        )  # fmt: skip
+        return self.declare(arm, seed, settings, examples, start=start, tests=tests, **more)
 
     def _recovered(self, outcome: Outcome, before: float | None = None) -> Measured:
         labels = recover(outcome.tests["folders"], self.folders.labels, self.leak)
@@ -298,15 +262,16 @@ class Part3(MnistStudy):
         """(start, seed) -> the strongest arms' first stage."""
         counts = {"random": self.plan.seeds, "pretrained": self.plan.pretrained_seeds}
         settings = self._settings(WEAK, self.plan.epochs, training__leak=self.leak)
-        found = {}
-        for start in STARTS:
-            for seed in range(counts[start]):
-                begun = starts.get((start, seed))
-                found[start, seed] = self._stage(
-                    f"weak-{start}", seed, settings, self.folders, begun, arrays=CURVES,
-                    measure=partial(self._recovered, before=self._before(begun)),
-                )  # fmt: skip
-        return found
+        before = self._before(starts)
+        return {
+            (start, seed): self._stage(
+                f"weak-{start}", seed, settings, self.folders, starts.get((start, seed)),
+                measure=partial(self._recovered, before=before.get((start, seed), 0.1)),
+                arrays=CURVES,
+            )
+            for start in STARTS
+            for seed in range(counts[start])
+        }  # fmt: skip
 
     def second(self, weak: dict) -> dict[tuple[str, int], Run]:
         """(start, seed) -> going on, sharpening growing from the first step: the targets are the

@@ -86,18 +86,22 @@ class Study:
             if run in kept:
                 self._used |= {task.name: True for task in run.tasks}
                 self._rows[run.place] = self._known_rows[run.place]
-                stored, prefix = self.known.arrays, f"{run.place}/"
-                self.arrays |= {k: v for k, v in stored.items() if k.startswith(prefix)}
+                self.arrays |= self._known_arrays(run.place)
             else:
                 metrics, arrays = run.measure(*(outcomes[task.name] for task in run.tasks))
                 name = {"arm": run.arm, "seed": run.seed, **run.varies, "digest": run.digest}
                 self._rows[run.place] = name | metrics
-                self.arrays |= {f"{run.place}/{key}": value for key, value in arrays.items()}
+                self._keep(run.place, arrays)
 
     def _stands(self, run: Run) -> bool:
-        return run.place in self._known_rows and all(
-            f"{run.place}/{name}" in self.known.arrays for name in run.arrays
-        )
+        wanted = {f"{run.place}/{name}" for name in run.arrays}
+        return run.place in self._known_rows and wanted <= self.known.arrays.keys()
+
+    def _known_arrays(self, place: str) -> dict[str, np.ndarray]:
+        return {k: v for k, v in self.known.arrays.items() if k.startswith(f"{place}/")}
+
+    def _keep(self, place: str, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays |= {f"{place}/{name}": array for name, array in arrays.items()}
 
     def row(self, run: Run) -> dict:
         """A finished run's row."""
@@ -109,7 +113,7 @@ class Study:
         if key not in self.arrays:
             outcomes = self.outcomes(run.tasks)
             _, arrays = run.measure(*(outcomes[task.name] for task in run.tasks))
-            self.arrays |= {f"{run.place}/{other}": value for other, value in arrays.items()}
+            self._keep(run.place, arrays)
         return self.arrays[key]
 
     def outcomes(self, tasks) -> dict[str, Outcome]:
@@ -124,23 +128,20 @@ class Study:
         return found
 
     def derive(self, name: str, tasks, compute: Callable[..., Measured], outcomes: bool = True):
-        """What is no run's own, under `facts[name]`: from an earlier study where that had it from
-        the same tasks, else computed. compute: from the tasks' outcomes, or without `outcomes` from
-        nothing, to the facts, for JSON, and arrays, which are kept as "name/key". Returns the
-        facts."""
+        """Return `facts[name]`, which is no run's own: an earlier study's, if from the same tasks,
+        else computed. compute: from the tasks' outcomes, or without `outcomes` from nothing, to
+        facts, for JSON, and arrays, kept as "name/key"."""
         tasks = list(tasks)
         digest = config.digest([name, *(task.name for task in tasks)])[:24]
         if self.known.info.get("digests", {}).get(name) == digest:
             facts = self.known.info["facts"].get(name)
-            arrays = {k: v for k, v in self.known.arrays.items() if k.startswith(f"{name}/")}
+            self.arrays |= self._known_arrays(name)
         else:
             found = self.outcomes(tasks) if outcomes else {}
             inputs = [[found[task.name] for task in tasks]] if outcomes else []
             facts, arrays = compute(*inputs)
-            arrays = {f"{name}/{key}": value for key, value in arrays.items()}
-        self.info["digests"][name] = digest
-        self.info["facts"][name] = facts
-        self.arrays |= arrays
+            self._keep(name, arrays)
+        self.info["digests"][name], self.info["facts"][name] = digest, facts
         return facts
 
     def checkpoint(self, name: str, run: Run, metric: str, build=None, **description) -> None:
@@ -162,14 +163,11 @@ class Study:
         if path.exists() and notes.get("run") == task.name:
             return
         model = (build or rebuild)(self.outcomes([task])[task.name], task.settings)
-        description = {
+        description |= {name: self.info[name] for name in ("data", "versions")}
+        description |= {"run": task.name, "settings": dataclasses.asdict(task.settings)}
+        description |= {
             "class_names": list(config.CLASS_NAMES[: task.classes]),
-            "settings": dataclasses.asdict(task.settings),
-            "run": task.name,
-            "data": self.info["data"],
-            "versions": self.info["versions"],
             metric: row[metric],
-            **description,
         }
         save_classifier(model, path, description)
 
@@ -180,6 +178,7 @@ class Study:
         headline = tables.mean_by(table[table["arm"] == arm], "arm", metric)[arm]
         self.info["headline"] = {"arm": arm, "metric": metric, **dataclasses.asdict(headline)}
         self.info |= {"runs": len(self._used), "reused_runs": sum(self._used.values()), **more}
+        table = table.convert_dtypes()  # whole numbers are written as such, gaps or not
         return results.read_file(results.write(self.info, self.part, table, self.arrays))
 
 
@@ -195,10 +194,20 @@ class MnistStudy(Study):
     ) -> Run:  # fmt: skip
         """A run, whose training has the settings' seed plus its own. more: of its `Task`."""
         settings = config.vary(settings, seed=settings.seed + seed)
+        varies = {"epochs": settings.training.epochs} | (varies or {})
         more = {"classes": 10, "tests": {"mnist": self.test}, "start": start and start.task} | more
         task = Task(settings=settings, examples=examples, **more)
-        measure, varies = measure or self.tested, varies or {}
+        measure = measure or self.tested
         return Run(arm=arm, seed=seed, task=task, measure=measure, varies=varies, arrays=arrays)
+
+    def zero_shot(self, outcome: Outcome, tests: dict[str, data.Examples]) -> Measured:
+        """The accuracy on each of the task's `tests` of a network that has not seen their like, by
+        its first ten classes."""
+        found = {"seconds": outcome.seconds}
+        for name, examples in tests.items():
+            answers = outcome.tests[name][:, :10].argmax(1)
+            found[f"{name}_accuracy"] = analysis.accuracy(examples.labels, answers)
+        return found, {}
 
     def tested(self, outcome: Outcome) -> Measured:
         """What a run's one look at the test set gave: accuracy, negative log-likelihood (nats) and
@@ -225,17 +234,20 @@ def rebuild(outcome: Outcome, settings: Settings):
     """The network of these settings with the weights of a finished run."""
     from midas_lib.model import build_cnn  # loads TensorFlow
 
-    classes = len(outcome.weights[-1])
-    model = build_cnn(classes, settings.preprocessing.size, settings.network)
+    model = build_cnn(len(outcome.weights[-1]), settings.preprocessing.size, settings.network)
     model.set_weights(outcome.weights)
     return model
 
 
+def read_plans(part: int, plan: type) -> dict:
+    """Profile -> its plan: what plans.toml says, and for the rest what is published."""
+    changes = config.read_table("plans")[f"part{part}"]
+    return {profile: plan(**changes.get(profile, {})) for profile in config.PROFILES}
+
+
 def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
     """A profile's plan, with another number of `seeds`, which the fields `limited` do not exceed.
-
-    Raises `UserError` for a profile or a number that does not exist.
-    """
+    Raises `UserError` for a profile or a number that does not exist."""
     plan = plans[config.check_profile(profile)]
     if seeds is None:
         return plan
@@ -246,11 +258,10 @@ def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
 
 
 def open_results(part: int, run: Callable, profile: str, train: bool | None, **options) -> Results:
-    """The results a notebook draws: those written, after running the study where that is asked for.
+    """The results a notebook draws, as they are written, after a part's `run` if that is asked for.
 
-    run: a part's `run`. train: whether to run what is missing; None: only where there are no
-    results of this profile. options: `run`'s. Raises `UserError` for an option that drawing would
-    ignore.
+    train: whether to run what is missing; None: only where there are no results of this profile.
+    options: `run`'s. Raises `UserError` for an option that drawing would ignore.
     """
     config.check_profile(profile)
     if train or (train is None and not results.exists(part, profile)):
@@ -258,10 +269,8 @@ def open_results(part: int, run: Callable, profile: str, train: bool | None, **o
     defaults = inspect.signature(run).parameters
     ignored = [f"{k}={v}" for k, v in options.items() if v != defaults[k].default]
     if ignored:
-        raise UserError(
-            f"{', '.join(ignored)}: written results are drawn as they are; with train=True what is"
-            " missing is run"
-        )
+        advice = "written results are drawn as they are; with train=True what is missing is run"
+        raise UserError(f"{', '.join(ignored)}: {advice}")
     return results.read(part, profile)
 
 

@@ -61,15 +61,10 @@ def convergence(table: pd.DataFrame, arms: list[str], horizon: float) -> list[di
             # A network that starts above the threshold needs no step: one keeps the ratio finite.
             both = times[[arms[0], arm]].dropna().clip(1, horizon).to_numpy()
             own = times[arm].dropna()
-            rows.append(
-                {
-                    "threshold": threshold,
-                    "arm": arm,
-                    "time": analysis.restricted_mean(own, horizon),
-                    "arrived": int(np.isfinite(own).sum()),
-                    "ratio": analysis.ratio_interval(both[:, 0], both[:, -1]),
-                }
-            )
+            row = {"threshold": threshold, "arm": arm, "arrived": int(np.isfinite(own).sum())}
+            row["time"] = analysis.restricted_mean(own, horizon)
+            row["ratio"] = analysis.ratio_interval(both[:, 0], both[:, -1])
+            rows.append(row)
     return rows
 
 
