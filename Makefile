@@ -117,7 +117,7 @@ badges: env ## put a badge that opens it in Google Colab on each notebook: [REPO
 
 test: env ## run the tests, side by side on all cores
 	@echo "==> running the tests" >&2
-	@.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 fuzz: env ## feed damaged files to what reads them: FUZZ=300 of each kind
 	@echo "==> feeding damaged files" >&2

@@ -36,6 +36,8 @@ def pytest_configure(config):
     for name in [name for name in os.environ if name.startswith((*users, *ours))]:
         del os.environ[name]
     os.environ["HOME"] = home.name
+    # Tests run on all cores as it is; libraries that take them all too only wait for each other.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,7 +48,7 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first; a file's tests run on one core, one after the other."""
+    """The longest files first; the tests of a file, or of a class, run on one core."""
 
     def place(item):
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)

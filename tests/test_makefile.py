@@ -175,7 +175,7 @@ def test_the_library_is_installed_not_put_on_a_path(ready):
 
 def test_tests_run_side_by_side_and_take_arguments(ready):
     (line,) = ready.make("test", "ARGS=tests/test_a.py -k 'b or c'")[1]
-    expected = "-n auto --dist loadfile --no-loadscope-reorder tests/test_a.py -k b or c"
+    expected = "-n auto --dist loadscope --no-loadscope-reorder tests/test_a.py -k b or c"
     assert line.startswith(f"[-m pytest {expected}] ")
 
 

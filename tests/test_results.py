@@ -201,7 +201,8 @@ def test_a_damaged_json_is_the_users_to_mend(text):
     results.write(info(), 3, TABLE).write_text(text)
     with pytest.raises(UserError, match=r"part3\.json: not a results file .*; make it anew"):
         results.read(3)
-    assert results.other(3, info()) is None
+    with pytest.warns(UserWarning, match=r"part3\.json: not a results file"):
+        assert results.other(3, info()) is None
 
 
 @pytest.mark.parametrize("end", [".csv", ".npz"])

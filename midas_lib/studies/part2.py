@@ -13,7 +13,6 @@ from midas_lib.analysis import Interval
 from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
-from midas_lib.runs import Outcome
 from midas_lib.studies import tables
 from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, read_plans, rebuild
 
@@ -424,10 +423,6 @@ class Part2(MnistStudy):
             self.derive(f"path/{label}", [main[key].task for key in pair], path)
         first = main["random", 0].tasks
         self.derive("seconds_per_step", first, seconds_per_step, outcomes=False)
-
-
-def _size(outcome: Outcome) -> int:
-    return sum(weights.size for weights in outcome.weights)
 
 
 def paths(starts: tuple[str, ...], seeds: int) -> dict[str, tuple]:
