@@ -224,6 +224,11 @@ def test_points_have_a_sign_and_percents_none():
     assert analysis.Interval(0.5, 0.4, 0.6, 2).percent(0) == "50 % [40, 60], n = 2"
 
 
+def test_what_is_no_log_probability_is_refused():
+    with pytest.raises(ValueError, match="none above 0"):
+        analysis.negative_log_likelihood([0], [[0.01, -1.0]])
+
+
 def test_mcnemar_is_exact():
     # 5 images only a has right, 1 only b: 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
     assert analysis.mcnemar(5, 1) == analysis.mcnemar(1, 5) == pytest.approx(14 / 64)

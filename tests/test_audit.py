@@ -430,3 +430,25 @@ def test_the_command_prints_the_verdict_or_one_document(folder, capsys):
     assert document["verdict"] in audit.ADVICE
     low, high = document["own_folder_rate_interval"]
     assert low <= document["own_folder_rate"] <= high
+
+
+def test_gradients_are_shared_between_orientations_and_with_the_cells_beside():
+    dot = np.zeros((1, 28, 28), np.uint8)
+    dot[0, 13, 13] = 255  # all of its gradients lie in cell (3, 3) of 7 x 7
+    (found,) = audit._gradients(dot).reshape(1, 7, 7, 8)
+    # Across and down, strength 2 each; a cell beside counts half, and roots are taken of both.
+    assert found[3, 3, 0] == found[3, 3, 4] == pytest.approx(1 / np.sqrt(2 + 4))
+    assert found[3, 3, [1, 2, 3, 5, 6, 7]].max() < 1e-3
+    for beside in ((2, 3), (4, 3), (3, 2), (3, 4)):
+        assert found[*beside, 0] == pytest.approx(found[3, 3, 0] / np.sqrt(2), rel=1e-3)
+    assert found[2, 2].max() == found[3, 5].max() == 0
+    assert np.linalg.norm(found) == pytest.approx(1)
+
+
+def test_an_orientation_between_two_bins_counts_for_both():
+    x, y = np.meshgrid(np.arange(28.0), np.arange(28.0))
+    angle = np.pi / 8 * 1.25  # a quarter of the way from bin 1 to bin 2
+    ramp = (x * np.cos(angle) + y * np.sin(angle))[None]
+    inside = audit._gradients(ramp).reshape(7, 7, 8)[3, 3]
+    assert inside[1] / inside[2] == pytest.approx(np.sqrt(3), rel=1e-3)
+    assert inside[[0, 3, 4, 5, 6, 7]].max() < 1e-3

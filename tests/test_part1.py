@@ -360,6 +360,11 @@ def test_the_table_and_facts_count_what_the_answers_say(standin, runner, monkeyp
     assert over["cross-validation"]["accuracy"].n == len(np.unique(characters.writers))
     # An image that one of two equally sure networks reads is right or wrong by the tie alone.
     assert over["ensemble"]["accuracy"].mean >= over["cross-validation"]["accuracy"].low
+    read = arrays["shown/predictions"][0] == arrays["shown/labels"]
+    right = np.bincount(characters.labels, minlength=62)
+    right -= np.bincount(arrays["shown/labels"][~read], minlength=62)
+    shown = np.bincount(arrays["shown/labels"][read], minlength=62)
+    assert (shown >= np.minimum(right, 4)).all()  # of every class some that were read right
     assert arrays["confusion"].sum() == 2 * n
     assert np.trace(arrays["confusion"]) == pytest.approx(passes["accuracy"].sum() * n)
     assert np.average(arrays["per_writer"], weights=list(facts["writer_counts"].values())) > 0.5

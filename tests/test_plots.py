@@ -684,3 +684,14 @@ def test_shapes_join_the_efficient_networks_from_the_smallest_on():
     assert other.get_xydata().tolist() == [[2e6, 0.04]]
     assert texts(ax) == ["a", "c"]
     assert "2" in [label for _, label in tick_labels(ax.xaxis)]
+
+
+def test_misread_shows_the_errors_of_every_pass_and_counts_them_all():
+    images = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)
+    labels = np.array([0, 0, 1, 0])
+    predictions = np.array([[1, 0, 1, 1], [1, 1, 1, 0]])
+    cells = plots.misread(images, labels, predictions, "ab", most=2)
+    assert set(cells) == {(0, 1)}
+    text, pictures = cells[0, 1]
+    assert text == "a read as b: 3 images, 4 times"
+    np.testing.assert_array_equal(pictures, 255 - np.concatenate([images[0], images[1]], 1))
