@@ -55,6 +55,7 @@ class Plan:
     held_out: int = 5000  # images kept from the training of the naive arms and the losses compared
     naive_epochs: int = 3  # of the arms that believe the folders
     naive_seeds: int = 3
+    compared: int | None = None  # of `LOSSES` and of `TIMES`; None: all
     compared_images: int = 20_000  # of the comparison of losses
     compared_epochs: int = 4
     compared_seeds: int = 3
@@ -241,7 +242,7 @@ class Part3(MnistStudy):
             self.declare(
                 f"loss/{loss}", seed, vary(settings, **changes), some, held_out=self.held_out
             )
-            for loss, changes in LOSSES.items()
+            for loss, changes in list(LOSSES.items())[: self.plan.compared]
             for seed in range(self.plan.compared_seeds)
         ]
 
@@ -333,7 +334,7 @@ class Part3(MnistStudy):
                 f"redrawn/{when}", 0, vary(settings, **changes), folders, measure=measure,
                 tests={"others": others}, origin=f"folders redrawn from {first.digest}",
             )
-            for when, changes in TIMES.items()
+            for when, changes in list(TIMES.items())[: self.plan.compared]
         ]  # fmt: skip
 
     def sized(self) -> list[Run]:
@@ -395,7 +396,7 @@ class Part3(MnistStudy):
                 "test_accuracy": analysis.mean_interval(right),
             }, {}
 
-        for loss in LOSSES:
+        for loss in list(LOSSES)[: self.plan.compared]:
             # A network that was taught the folders says what a picture is by what is least likely.
             sign = -1 if loss == "cross-entropy" else 1
             tasks = [run.task for run in compared if run.arm == f"loss/{loss}"]
