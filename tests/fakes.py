@@ -1,8 +1,36 @@
-"""Stand-ins for trainings, for tests of what is trained and what becomes of it."""
+"""What several test files make: small zips, and stand-ins for data and for trainings."""
+
+import contextlib
+import io
+import zipfile
 
 import numpy as np
+import pytest
 
 from midas_lib import runs
+
+MEMBERS = {
+    "train/Sample001/img001-001.png": b"zero" * 50,
+    "train/Sample062/img062-055.png": b"small z",
+}
+
+
+def make_zip(members, compression=zipfile.ZIP_DEFLATED):
+    """A zip's bytes, of {member name: content}."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def on_standin(folder):
+    """What is loaded meanwhile is stand-in data, kept in the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA_DIR", str(folder))
+        patch.setenv("STANDIN", "1")
+        yield
 
 
 def knowing(task: runs.Task) -> runs.Outcome:

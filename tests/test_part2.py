@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import knowing
+from fakes import knowing, on_standin
 
 from midas_lib import analysis, corruptions, results
 from midas_lib.config import UserError
@@ -15,9 +15,7 @@ from midas_lib.studies.study import Study
 
 @pytest.fixture(scope="module")
 def datasets(standin_folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATA_DIR", str(standin_folder))
-        patch.setenv("STANDIN", "1")
+    with on_standin(standin_folder):
         return part2.load("smoke")
 
 

@@ -17,9 +17,7 @@ PLAN = dataclasses.replace(part3.PLANS["smoke"], compared=None)
 
 @pytest.fixture(scope="module")
 def datasets(standin_folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATA_DIR", str(standin_folder))
-        patch.setenv("STANDIN", "1")
+    with fakes.on_standin(standin_folder):
         return part3.load("smoke")
 
 

@@ -20,24 +20,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from fakes import MEMBERS, make_zip
 
 from midas_lib import config, files, sources, standin
 from midas_lib.__main__ import main
 from midas_lib.config import UserError
 
-MEMBERS = {
-    "train/Sample001/img001-001.png": b"zero" * 50,
-    "train/Sample062/img062-055.png": b"small z",
-}
 NAME = "trainPart1.zip"
-
-
-def make_zip(members, compression=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def flip_content(content):
