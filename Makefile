@@ -91,7 +91,7 @@ bench: env ## how fast it is beside others: [SEEDS=repeats] [ARGS="section ... -
 	@$(PYTHON_HERE) -m bench $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
 	  $(if $(SEEDS),--repeats $(SEEDS)) $(ARGS)
 
-evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras]
+evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras] [ARGS=--hands]
 	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
 	@echo "==> evaluating on $$TEST" >&2
 	@$(MIDAS) evaluate --test "$$TEST" $(NETWORK) $(ARGS)

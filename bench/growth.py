@@ -13,7 +13,7 @@ from midas_lib import runs, train
 from midas_lib.config import Settings, vary
 from midas_lib.data import Examples
 
-SETTINGS = vary(Settings(), network__width=0.5, training__epochs=1)
+SETTINGS = vary(Settings(), network__channels=(16, 32, 48, 64), training__epochs=1)
 SIZES, CLASSES = (14, 20, 28, 40), (10, 62, 250)
 FEW = 10 * SETTINGS.training.batch
 

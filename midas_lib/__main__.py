@@ -116,7 +116,7 @@ def evaluate(args):
     from midas_lib import inference
 
     classifier = inference.load_classifier(args.checkpoint or CHECKPOINT)
-    result = _told(inference.evaluate(classifier, args.test))
+    result = _told(inference.evaluate(classifier, args.test, args.hands))
     predictions = result.get("predictions")
     if args.csv:
         if predictions is None:
@@ -132,6 +132,11 @@ def evaluate(args):
         ("case merged", f"{result['case_merged_accuracy']:.4f}"),
         ("calibration error", f"{result['ece']:.4f}"),
     ]
+    if args.hands:
+        hands = result["hands"]
+        low, high = hands["accuracy_interval"]
+        told = f"{hands['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+        rows.append((f"{hands['writers']} hands, each read together", told))
     return result, _columns(rows)
 
 
@@ -187,7 +192,8 @@ def _columns(rows):
 
 
 def _csv(predictions):
-    text, fields = io.StringIO(), ("file", "label", "index", "probability")
+    text, fields = io.StringIO(), ["file", "label", "index", "probability"]
+    fields += ["hand_label"] * ("hand_label" in predictions[0])
     rows = [[prediction[field] for field in fields] for prediction in predictions]
     csv.writer(text, lineterminator="\n").writerows([fields, *rows])
     return text.getvalue()

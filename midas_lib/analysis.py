@@ -155,6 +155,44 @@ def paired_cluster_interval(correct_a, correct_b, clusters):
     return cluster_interval(np.subtract(*_paired(correct_a, correct_b)), clusters)
 
 
+def crossed_interval(values, networks):
+    """Mean of values (passes, images), with its interval and the p-value of a mean of zero.
+
+    In each pass one of some networks reads an image; networks, of the same shape, tells which.
+    Values of one image and values of one network are correlated: the variance is two-way
+    cluster-robust (Cameron, Gelbach & Miller 2011, equation 2.12), with Student's t at
+    Satterthwaite's degrees of freedom. The result's `n` counts images.
+    """
+    values = np.asarray(values, float)
+    mean, n, total = float(values.mean()), values.shape[1], values.size
+    residual = values - mean
+    index = np.unique(networks, return_inverse=True)[1].ravel()
+    by_network = np.bincount(index, residual.ravel())
+    count = len(by_network)
+    if n < 2 or count < 2:
+        return Interval(mean, np.nan, np.nan, n), np.nan
+    of_images = n / (n - 1) * (residual.sum(0) ** 2).sum() / total**2
+    of_networks = count / (count - 1) * (by_network**2).sum() / total**2
+    of_networks = max(0.0, of_networks - (residual**2).sum() / (total - 1) / total)
+    variance = of_images + of_networks
+    if variance == 0:
+        return Interval(mean, mean, mean, n), float(mean == 0)
+    freedom = variance**2 / (of_images**2 / (n - 1) + of_networks**2 / (count - 1))
+    half = float(stats.t.ppf(0.975, freedom) * variance**0.5)
+    p = float(2 * stats.t.sf(abs(mean) / variance**0.5, freedom))
+    return Interval(mean, mean - half, mean + half, n), p
+
+
+def holm(p_values):
+    """p-values adjusted for their number, in their order (Holm 1979), float (m,)."""
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values)
+    scaled = p_values[order] * (len(p_values) - np.arange(len(p_values)))
+    adjusted = np.empty_like(scaled)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted
+
+
 def _paired(a, b):
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1:
@@ -279,6 +317,55 @@ def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, round
         total = residual.groupby(writers).transform("sum")
         offsets = (total - residual).div(others + shrinkage, axis=0)
     return (geometry - offsets).to_numpy()
+
+
+class Hands(NamedTuple):
+    """How geometry varies: means (classes, d) of each class; covariances (d, d), `between` writers'
+    offsets and `within` one hand."""
+
+    means: np.ndarray
+    between: np.ndarray
+    within: np.ndarray
+
+
+def hands(geometry, labels, writers, classes):
+    """`Hands` of labelled geometry, float (n, d), by the method of moments: the writers' mean
+    residuals vary by their offsets and by what is left of each one's images."""
+    geometry, labels = np.asarray(geometry, float), np.asarray(labels)
+    means = np.stack([geometry[labels == c].mean(0) for c in range(classes)])
+    residual = geometry - means[labels]
+    by_writer = pd.DataFrame(residual).groupby(np.asarray(writers))
+    offsets, count = by_writer.transform("mean").to_numpy(), by_writer.ngroups
+    left, spare = residual - offsets, 1e-6 * np.eye(geometry.shape[1])
+    within = left.T @ left / max(1, len(labels) - count) + spare
+    between = (offsets.T @ offsets - count * within) / len(labels)
+    values, vectors = np.linalg.eigh(between)
+    return Hands(means, (vectors * np.maximum(values, 1e-6)) @ vectors.T, within)
+
+
+def one_hand(logs, geometry, hands, weight, rounds=10):
+    """Log-probabilities (n, classes), up to a constant an image, of images by one writer.
+
+    logs: of the pictures alone, (n, classes). geometry: (n, d), whose log-likelihood counts by
+    `weight`. The writer's offset from the class means is normal with covariance `hands.between`;
+    its posterior and the classes' are found in turn (expectation maximisation, Dempster et al.
+    1977), from these images alone: no label is asked for. An image is judged by the offset that the
+    others tell, so that its own evidence counts once.
+    """
+    away = np.asarray(geometry, float)[:, None] - hands.means
+    precision = np.linalg.inv(hands.within)
+    posterior = np.linalg.inv(np.linalg.inv(hands.between) + (len(logs) - 1) * precision)
+
+    def score(distance, covariance):
+        inverse = np.linalg.inv(covariance)
+        return logs - weight / 2 * np.einsum("nci,ij,ncj->nc", distance, inverse, distance)
+
+    scores = score(away, hands.between + hands.within)
+    for _ in range(rounds):
+        own = np.einsum("nc,nci->ni", special.softmax(scores, 1), away)
+        offsets = (own.sum(0) - own) @ precision @ posterior
+        scores = score(away - offsets[:, None], hands.within + posterior)
+    return scores
 
 
 def steps_to(steps, values, threshold):

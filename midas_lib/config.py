@@ -92,7 +92,7 @@ class Preprocessing:
     mass to its centre (LeCun et al. 1998, section III-A).
     """
 
-    mode: str = "crop"
+    mode: str = "mnist"
     size: int = 28
     margin: float = 0.1
 
@@ -110,26 +110,34 @@ class Augmentation:
     strokes go towards the picture dilated or eroded by a pixel. mixup: weight of a second picture.
     """
 
-    rotation: float = 12.0
-    scale: float = 0.12
-    aspect: float = 0.12
-    shear: float = 0.2
+    rotation: float = 15.0
+    scale: float = 0.2
+    aspect: float = 0.2
+    shear: float = 0.3
     shift: float = 0.08
-    elastic: float = 0.0
+    elastic: float = 0.7
     thickness: float = 0.0
     mixup: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Shape of `model.build_cnn`. width: factor on its three stages' channels, 32, 64 and 128.
-    depth: convolutions in each. kernel: side of all kernels. dropout: share before the last layer.
+    """Shape of `model.build_cnn`. channels, strides: of its convolutions, from the input. kernel:
+    side of the first one's kernels. normalised: whether each is followed by batch normalisation.
+    pooling: what is left of the last one's places, the "max" of every 2x2, the means of four
+    "quarters", or the "mean" of all. dropout: share before the last layer.
     """
 
-    width: float = 1.0
-    depth: tuple[int, int, int] = (1, 3, 3)
-    kernel: int = 3
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    strides: tuple[int, ...] = (2, 2, 1, 1)
+    kernel: int = 5
+    normalised: bool = True
+    pooling: str = "max"
     dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.pooling not in ("quarters", "mean", "max"):
+            raise ValueError(f"pooling {self.pooling!r}: choose quarters, mean or max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +148,17 @@ class Training:
     peak; schedule: its course, see `train.learning_rates`. weight_decay: AdamW's. smoothing: share
     of the target spread over all classes, for "cross-entropy". averaging: decay, per step, of the
     running average of the weights that is the result; 0 takes the last weights. checks: how often
-    held-out examples are measured in the first epoch, and in each later one. loss: one of `LOSSES`;
+    held-out examples are measured in the first epoch, and in each later one that is a multiple of
+    `every`, or the last. loss: one of `LOSSES`;
     all but "cross-entropy" take labels for complementary. leak: the share of labels that are true
     nevertheless, for "forward" and "PRODEN". sharpening: the exponent that the targets of "PRODEN"
     end with, growing from 1 after the share `sharpening_start` of the steps. balance: weight of
-    `losses.imbalance` until then, falling to 0 as the exponent grows.
+    `losses.imbalance` until then, falling to 0 as the exponent grows. reestimated: whether the
+    statistics of batch normalisation that the result uses are those of plain training pictures, see
+    `train.reestimate`, and not the moving averages over augmented batches.
     """
 
-    epochs: int = 30
+    epochs: int = 120
     batch: int = 64
     rate: float = 2e-3
     schedule: str = "cosine"
@@ -155,11 +166,13 @@ class Training:
     smoothing: float = 0.1
     averaging: float = 0.0
     checks: tuple[int, int] = (1, 1)
+    every: int = 5
     loss: str = "cross-entropy"
     leak: float = 0.0
     sharpening: float = 1.0
     sharpening_start: float = 0.5
     balance: float = 0.0
+    reestimated: bool = True
 
     def __post_init__(self):
         schedules = ("constant", "plateau", "cosine", "one-cycle")

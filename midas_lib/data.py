@@ -208,11 +208,14 @@ def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
 
 
 def limit(dataset: ImageDataset, per_class: int | None) -> ImageDataset:
-    """The first `per_class` images of every class; all of them for None."""
+    """Up to `per_class` images of every class, from its first to its last; all of them for None."""
     if per_class is None:
         return dataset
-    first = [np.flatnonzero(dataset.labels == c)[:per_class] for c in np.unique(dataset.labels)]
-    where = np.sort(np.concatenate(first))
+    where = []
+    for c in np.unique(dataset.labels):
+        rows = np.flatnonzero(dataset.labels == c)
+        where.append(rows[np.linspace(0, len(rows) - 1, min(per_class, len(rows))).astype(int)])
+    where = np.sort(np.concatenate(where))
     writers = None if dataset.writers is None else dataset.writers[where]
     kept = {"images": dataset.images[where], "labels": dataset.labels[where], "writers": writers}
     return dataclasses.replace(dataset, names=tuple(dataset.names[i] for i in where), **kept)

@@ -20,11 +20,13 @@ BATCH = 256
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
     """A network with all it takes to read raw images. model: from pictures (and geometry) to class
-    probabilities. class_names: in the order of its outputs. preprocessing: of its input."""
+    probabilities. class_names: in the order of its outputs. preprocessing: of its input. hands:
+    how geometry varies, and its weight, for `read_hands`; None where the checkpoint has none."""
 
     model: keras.Model
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    hands: tuple[analysis.Hands, float] | None = None
 
     def predict(self, image):
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
@@ -46,6 +48,17 @@ class Classifier:
             batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
             parts.append(self.model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
         return np.concatenate(parts)
+
+    def read_hands(self, scans: np.ndarray, writers: np.ndarray) -> np.ndarray:
+        """The answers, int (n,), of scans when all those by one writer are read together, see
+        `analysis.one_hand`: nobody's labels are asked for. writers: (n,)."""
+        _, geometry = images.preprocess(scans, self.preprocessing)
+        alone = keras.Model(self.model.inputs[0], self.model.get_layer("logits").output)
+        logs = dataclasses.replace(self, model=alone).probabilities(scans)
+        for writer in np.unique(writers):
+            own = writers == writer
+            logs[own] = analysis.one_hand(logs[own], geometry[own], *self.hands)
+        return logs.argmax(1)
 
 
 def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
@@ -83,6 +96,10 @@ def load_classifier(path) -> Classifier:
         description = json.loads(notes.read_text())
         class_names = tuple(map(str, description["class_names"]))
         preprocessing = Preprocessing(**description["settings"]["preprocessing"])
+        if hands := description.get("hands"):
+            shapes = {"means": (len(class_names), 2), "between": (2, 2), "within": (2, 2)}
+            known = {k: np.array(hands[k], float).reshape(shape) for k, shape in shapes.items()}
+            hands = analysis.Hands(**known), float(hands["weight"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"does not describe {path.name} ({error!r}); put the .json saved with it there"
         raise UserError(f"{notes}: {reason}") from None
@@ -92,7 +109,8 @@ def load_classifier(path) -> Classifier:
     found = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
     if found != wanted:
         raise UserError(f"{path}: its shapes {found} are not what {notes.name} says, {wanted}")
-    return Classifier(model=model, class_names=class_names, preprocessing=preprocessing)
+    parts = {"class_names": class_names, "preprocessing": preprocessing}
+    return Classifier(model=model, hands=hands if len(inputs) > 1 else None, **parts)
 
 
 def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
@@ -102,14 +120,19 @@ def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
     return _rows(paths, classifier.probabilities(scans), classifier.class_names)
 
 
-def evaluate(classifier: Classifier, path) -> dict:
+def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     """Measure the network on a folder or zip of images; zips inside are opened too.
 
     The folder that an image lies in tells its class, see `data.label_of`. Returns, JSON-ready: n,
     accuracy, accuracy_interval (Wilson, 95 %), top5_accuracy, case_merged_accuracy, ece, per_class
     ({name: {"n", "accuracy"}}), predictions and skipped ([{"file", "reason"}]). Where no image has
-    a class: n, predictions and skipped. Raises `UserError` when nothing can be read.
+    a class: n, predictions and skipped. hands: whether all images of one writer, whom the last
+    number in a file's name tells, are also read together: then each prediction has a "hand_label",
+    and "hands" holds writers, accuracy and accuracy_interval. Raises `UserError` when nothing can
+    be read, or the checkpoint or a name does not tell of hands.
     """
+    if hands and classifier.hands is None:
+        raise UserError("hands: this checkpoint does not know how hands vary; take part 1's")
     skipped = []
     found = data.read_labelled(path, classifier.class_names, skipped)
     if not found:
@@ -121,7 +144,28 @@ def evaluate(classifier: Classifier, path) -> dict:
     document = {"n": len(names), "predictions": rows, "skipped": skipped}
     if None not in labels:
         document |= _measures(np.array(labels), probabilities, classifier.class_names)
+    if hands:
+        writers = np.array([_writer(name) for name in names])
+        answers = classifier.read_hands(np.stack(scans), writers)
+        for row, answer in zip(rows, answers, strict=True):
+            row["hand_label"] = classifier.class_names[answer]
+        document["hands"] = {"writers": len(np.unique(writers))}
+        if None not in labels:
+            document["hands"] |= _accuracy(answers == np.array(labels))
     return document
+
+
+def _writer(name: str) -> int:
+    """The last number in a file's name."""
+    numbers = re.findall(r"\d+", Path(name).stem)
+    if not numbers:
+        raise UserError(f"{name}: its name ends with no writer's number, as in img001-023.png")
+    return int(numbers[-1])
+
+
+def _accuracy(right: np.ndarray) -> dict:
+    interval = analysis.proportion_interval(int(right.sum()), len(right))
+    return {"accuracy": interval.mean, "accuracy_interval": [interval.low, interval.high]}
 
 
 def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000) -> dict:
@@ -183,12 +227,10 @@ def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:
     predictions = probabilities.argmax(1)
-    interval = analysis.proportion_interval(int((predictions == labels).sum()), len(labels))
     groups = analysis.case_groups(class_names)
     right = {c: predictions[labels == c] == c for c in np.unique(labels)}
     return {
-        "accuracy": interval.mean,
-        "accuracy_interval": [interval.low, interval.high],
+        **_accuracy(predictions == labels),
         "top5_accuracy": analysis.top_k_accuracy(labels, probabilities, 5),
         "case_merged_accuracy": analysis.merged_accuracy(labels, predictions, groups),
         "ece": analysis.expected_calibration_error(labels, probabilities),

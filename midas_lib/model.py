@@ -10,29 +10,36 @@ from midas_lib.config import Network
 def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> keras.Model:
     """A compact CNN from pixel values 0-255 of shape (n, size, size, 1) to class probabilities.
 
-    Three stages of 3x3 convolutions (Simonyan & Zisserman 2015) with batch normalisation (Ioffe &
-    Szegedy 2015) and ReLU, at the whole, a half and a quarter of the input's side; global average
-    pooling (Lin et al. 2014), dropout, a linear layer "logits", softmax. Weights start from Keras'
-    global random state (`keras.utils.set_random_seed`).
+    Convolutions "conv1", "conv2", ... with batch normalisation (Ioffe & Szegedy 2015) and ReLU, of
+    which the first ones stride instead of pooling (Springenberg et al. 2015): at a quarter of the
+    input's side, the wide ones cost little. Then pooling, "features", dropout, a linear layer
+    "logits", softmax. Weights start from Keras' global random state
+    (`keras.utils.set_random_seed`), those of "logits" from zero: with none of the classes ahead,
+    none is lost where labels only say what a picture is not.
     """
     network = network or Network()
     picture = keras.Input((size, size, 1), name="picture")
     x = layers.Rescaling(1 / 255, name="scaling")(picture)
-    for stage, (channels, depth) in enumerate(zip((32, 64, 128), network.depth, strict=True), 1):
-        if stage > 1:
-            x = layers.MaxPooling2D(name=f"pool{stage - 1}")(x)
-        channels = 8 * round(channels * network.width / 8)
-        for i in range(1, depth + 1):
-            name = f"stage{stage}_conv{i}"
-            x = layers.Conv2D(
-                channels, network.kernel, padding="same", use_bias=False,
-                kernel_initializer="he_normal", name=name,
-            )(x)  # fmt: skip
-            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
-            x = layers.ReLU(name=f"{name}_relu")(x)
-    x = layers.GlobalAveragePooling2D(name="features")(x)
+    shapes = zip(network.channels, network.strides, strict=True)
+    for i, (channels, stride) in enumerate(shapes, 1):
+        x = layers.Conv2D(
+            channels, network.kernel if i == 1 else 3, stride, "same", name=f"conv{i}",
+            use_bias=not network.normalised, kernel_initializer="he_normal",
+        )(x)  # fmt: skip
+        if network.normalised:
+            x = layers.BatchNormalization(momentum=0.9, name=f"conv{i}_norm")(x)
+        x = layers.ReLU(name=f"conv{i}_relu")(x)
+    if network.pooling == "mean":
+        x = layers.GlobalAveragePooling2D(name="features")(x)
+    else:
+        side = x.shape[1]
+        if network.pooling == "max":
+            x = layers.MaxPooling2D(padding="same", name="pool")(x)
+        else:
+            x = layers.AveragePooling2D(side - side // 2, side // 2, name="pool")(x)
+        x = layers.Flatten(name="features")(x)
     x = layers.Dropout(network.dropout, name="dropout")(x)
-    x = layers.Dense(classes, name="logits")(x)
+    x = layers.Dense(classes, kernel_initializer="zeros", name="logits")(x)
     return keras.Model(picture, layers.Softmax(name="probabilities")(x))
 
 
@@ -53,11 +60,11 @@ def transfer_backbone(
     """Copy the first `layers` convolutions (None: all), each with its normalisation, from `source`
     into `target`; returns the names of the layers copied, in order. Raises `ValueError`, before
     anything is copied, when the two differ in such a convolution's name or shape, or have fewer."""
-    names = [one.name for one in target.layers if one.name.startswith("stage") and one.weights]
-    if layers is not None:
-        if 2 * layers > len(names):
-            raise ValueError(f"{layers} layers to copy: the network has {len(names) // 2}")
-        names = names[: 2 * layers]
+    convolutions = [one.name for one in target.layers if isinstance(one, keras.layers.Conv2D)]
+    if layers is not None and layers > len(convolutions):
+        raise ValueError(f"{layers} layers to copy: the network has {len(convolutions)}")
+    copied = convolutions[:layers]
+    names = [one.name for one in target.layers if one.name.removesuffix("_norm") in copied]
     ours = {layer.name: layer for layer in source.layers}
     for name in names:
         wanted = [w.shape for w in target.get_layer(name).weights]

@@ -11,6 +11,8 @@ import numpy as np
 
 # Layers that change nothing once the network is trained, or that the script knows of by itself.
 IMPLIED = ("InputLayer", "Rescaling", "ReLU", "Dropout", "Add", "Softmax")
+POOLING = {"MaxPooling2D": "largest", "AveragePooling2D": "average"}
+PLAIN = {"GlobalAveragePooling2D": "mean", "Flatten": "flat"}
 MODES = ("crop", "mnist")
 
 
@@ -18,8 +20,9 @@ def export(classifier) -> dict:
     """An `inference.Classifier`, its model made by `model.build_cnn` or `add_geometry`, for JSON.
 
     Normalisation is folded into the convolutions. Returns "classes", "margin" and "mode" of the
-    preprocessing, "layers" (each with "kind" and, where it has any, "kernel" and "bias": the shape
-    and the place of the first number in "weights"), and "weights", little-endian float32 in base64.
+    preprocessing, "layers" (each with "kind" and, where it has any, "size", "strides", "padding",
+    "kernel" and "bias", the latter two the shape and the place of the first number in "weights"),
+    and "weights", little-endian float32 in base64.
     Raises `ValueError` for a layer or a preprocessing that the script does not know.
     """
     preprocessing = classifier.preprocessing
@@ -31,8 +34,8 @@ def export(classifier) -> dict:
     for layer in classifier.model.layers:
         kind = type(layer).__name__
         if kind == "Conv2D":
-            layers.append({"kind": "convolution"})
-            weights.append([np.asarray(layer.kernel, np.float64), None])
+            layers.append({"kind": "convolution", "strides": layer.strides[0]})
+            weights.append([np.asarray(w, np.float64) for w in layer.get_weights()])
         elif kind == "BatchNormalization":
             gamma, beta, mean, variance = (np.asarray(w, np.float64) for w in layer.get_weights())
             scale = gamma / np.sqrt(variance + layer.epsilon)
@@ -40,8 +43,12 @@ def export(classifier) -> dict:
         elif kind == "Dense":
             layers.append({"kind": "geometry" if layer.name.startswith("geometry") else "linear"})
             weights.append(layer.get_weights())
-        elif kind in ("MaxPooling2D", "GlobalAveragePooling2D"):
-            layers.append({"kind": "pooling" if kind == "MaxPooling2D" else "mean"})
+        elif kind in POOLING:
+            shape = {"size": layer.pool_size[0], "strides": layer.strides[0]}
+            layers.append({"kind": POOLING[kind], **shape, "padding": layer.padding})
+            weights.append([])
+        elif kind in PLAIN:
+            layers.append({"kind": PLAIN[kind]})
             weights.append([])
         elif kind not in IMPLIED:
             raise ValueError(f"layer {layer.name}: the page does not know a {kind}")

@@ -196,8 +196,9 @@ def counts(class_counts, writer_counts):
 
 @_styled
 def learning_curves(histories):
-    """Loss and accuracy by epoch: {arm: {metric: (epochs,) or (runs, epochs)}}, with Keras' names
-    of the metrics. Several runs give their mean and a band from the least to the largest."""
+    """Loss and accuracy by step: {arm: {metric: (checks,) or (runs, checks)}}, with Keras' names of
+    the metrics, and "step". Several runs give their mean and a band from the least to the
+    largest."""
     upper, lower = Figure(figsize=(WIDTH, 6.2)).subplots(2, 1, sharex=True)
     styles = cycle(matplotlib.rcParams["axes.prop_cycle"])
     metrics = (upper, "accuracy"), (lower, "loss")
@@ -207,15 +208,13 @@ def learning_curves(histories):
         handles.append(style | {"label": arm})
         for (ax, metric), (prefix, look) in product(metrics, kinds.items()):
             if prefix + metric in history:
-                runs = np.atleast_2d(history[prefix + metric])
-                epochs = np.arange(1, runs.shape[1] + 1)
-                _band(ax, epochs, _range(runs), style | look | {"markevery": 0.15})
+                runs, steps = map(np.atleast_2d, (history[prefix + metric], history["step"]))
+                _band(ax, steps[0], _range(runs), style | look | {"markevery": 0.15})
     for label, look in zip(("held-out images", "training images"), kinds.values(), strict=True):
         handles.append(look | {"color": GREY, "label": label})
     upper.set(ylabel="Accuracy")
     upper.yaxis.set_major_formatter(FORMATS["percent"])
-    lower.set(ylabel="Loss (nats)", xlabel="Epoch (passes over the training images)")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.set(ylabel="Loss (nats)", xlabel="Step")
     return _legend(upper.figure, handles)
 
 
@@ -233,9 +232,9 @@ def rate_test(rates, losses, *, chosen=None):
 
 
 @_styled
-def size_curve(accuracy):
-    """Accuracy against training images per class, with intervals: {size: Interval}."""
-    ax = _axes(4, "Training images per class", "Accuracy", "log count", "percent")
+def size_curve(accuracy, xlabel="Training images per class"):
+    """Accuracy against so many images, with intervals: {size: Interval}."""
+    ax = _axes(4, xlabel, "Accuracy", "log count", "percent")
     sizes, (means, *ends) = np.array(list(accuracy)), _bounds(accuracy.values())
     ax.fill_between(sizes, *ends, color=BLUE, alpha=0.15, lw=0)
     ax.errorbar(sizes, means, abs(ends - means), color=BLUE, marker="o", capsize=4)
@@ -266,22 +265,22 @@ def headline(accuracy, digits=1):
 
 @_styled
 def ablation(rows):
-    """Differences from the baseline, "interval", and accuracies of `rows`, dicts with "group" and
-    "variant" as well; a group's stand together, and its baseline has difference 0. A change is
-    undecided when its interval includes zero, or there is none."""
-    lines = []  # (text, accuracy, difference), the last None for a heading
+    """Differences from the baseline, "interval", and accuracies of `rows`, dicts with "group",
+    "variant" and "verdict" as well; a group's stand together, and its baseline has difference 0. A
+    change whose verdict is neither "better" nor "worse" is undecided."""
+    lines = []  # (text, accuracy, row), the last None for a heading
     for row in rows:
-        if (row["group"], None) not in [(text, interval) for text, _, interval in lines]:
+        if (row["group"], None) not in [(text, row) for text, _, row in lines]:
             lines.append((row["group"], "" if lines else "Accuracy", None))
-        lines.append((row["variant"], _percent(row["accuracy"]), row["interval"]))
+        lines.append((row["variant"], _percent(row["accuracy"]), row))
     y = -np.arange(len(lines))
     label = "Difference from the baseline (points)"
     ax = _axes(1.4 + 0.25 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
     kinds = LOOKS["differences"]
-    for place, (_, _, interval) in zip(y, lines, strict=True):
-        if interval is not None:
-            mean, *ends = _bounds([interval])
-            look = kinds.get(interval.verdict(), kinds["undecided"])
+    for place, (_, _, row) in zip(y, lines, strict=True):
+        if row is not None:
+            mean, *ends = _bounds([row["interval"]])
+            look = kinds.get(row["verdict"], kinds["undecided"])
             ax.errorbar(mean, place, xerr=abs(ends - mean), capsize=3, **look | {"linestyle": ""})
     ax.axvline(0, color=DARK, linewidth=1.2, marker="", zorder=1)
     right = ax.secondary_yaxis("right")

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from midas_lib.data import Examples
-from midas_lib.train import predict, score
+from midas_lib.train import predict, reestimate, score
 
 
 def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndarray:
@@ -66,21 +66,10 @@ def interpolate(
     for share in shares:
         pairs = zip(one.get_weights(), other.get_weights(), strict=True)
         between.set_weights([(1 - share) * a + share * b for a, b in pairs])
-        _normalise(between, examples)
+        reestimate(between, examples.pictures)
         measured.append([each.mean() for each in score(between, held_out)])
     losses, accuracies = np.transpose(measured)
     return losses, accuracies
-
-
-def _normalise(model: keras.Model, examples: Examples) -> None:
-    """Set the moving statistics to those of the examples, layer by layer from the input."""
-    values = tf.constant(examples.pictures, tf.float32)
-    for layer in model.layers[1:]:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            gamma, beta, *_ = layer.get_weights()
-            mean, variance = tf.nn.moments(values, (0, 1, 2))
-            layer.set_weights([gamma, beta, mean, variance])
-        values = layer(values, training=False)
 
 
 def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> float:
@@ -110,4 +99,4 @@ def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> 
 
 def first_filters(model: keras.Model) -> np.ndarray:
     """The first convolution's kernel, float32 (height, width, filters)."""
-    return np.asarray(model.get_layer("stage1_conv1").kernel)[:, :, 0]
+    return np.asarray(model.get_layer("conv1").kernel)[:, :, 0]

@@ -16,18 +16,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from midas_lib import augment, config, losses
+from midas_lib import augment, config, data, losses
 from midas_lib.config import Augmentation, Settings, Training
 from midas_lib.data import Examples
 from midas_lib.model import build_cnn, transfer_backbone, transfer_head
 
+STATISTICS = 2000  # pictures that statistics of batch normalisation are estimated from
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished training. model: the averaged network, or the last without averaging. history: a
-    list a metric, an entry a check ("step": steps done; "loss" and "gradient_norm": means over the
-    steps since the last check; "val_loss", in nats, and "val_accuracy": the averaged network's on
-    the held-out examples). seconds: wall time of the training loop."""
+    """A finished training. model: the averaged network, which without averaging is the last.
+    history: a list a metric, an entry a check ("step": steps done; "loss" and "gradient_norm":
+    means over the steps before it, of its epoch; "val_loss", in nats, and "val_accuracy": that
+    network's on the held-out examples; for "plateau" also "watched_loss", and the "rate" until
+    then). seconds: wall time of the training loop."""
 
     model: keras.Model
     history: dict[str, list[float]]
@@ -61,9 +64,9 @@ def take_gpu() -> None:
 
 def learning_rates(training: Training, steps: int) -> np.ndarray:
     """The learning rate of each step, float32 (steps,): "constant" and "plateau" start at the peak
-    ("plateau" is halved when the training loss stalls); "cosine" climbs to it over the first tenth,
-    then falls to 0 along a cosine (Loshchilov & Hutter 2017); "one-cycle" climbs over 3 tenths
-    (Smith & Topin 2018)."""
+    ("plateau" is halved when the loss on a tenth of the training examples, held out for it,
+    stalls); "cosine" climbs to it over the first tenth, then falls to 0 along a cosine (Loshchilov
+    & Hutter 2017); "one-cycle" climbs over 3 tenths (Smith & Topin 2018)."""
     t = (np.arange(steps) + 1) / steps
     if training.schedule in ("constant", "plateau"):
         return np.full(steps, training.rate, np.float32)
@@ -103,6 +106,7 @@ class _Trainer:
         kept = self.model, self.average, self.optimizer
         self.variables = [*(v for one in kept for v in one.variables), self.rate_factor]
         self._logits = keras.Model(self.model.inputs, self.model.get_layer("logits").output)
+        self._pictures = examples.pictures
         self._data = tf.constant(examples.pictures), tf.constant(labels, tf.int32)
         # The data are not captured: TensorFlow never frees what a graph has captured.
         kinds, batch = [(one.shape, one.dtype) for one in self._data], self.order(0).shape[1]
@@ -119,6 +123,11 @@ class _Trainer:
         """Train on the rows of `order`, each at its rate; returns each step's loss and gradient
         norm, float32 (steps, 2)."""
         return self._graph(*self._data, order, rates, first_step).numpy()
+
+    def settle(self) -> None:
+        """Let the averaged network use statistics that fit it, where the settings ask for them."""
+        if self.settings.training.reestimated:
+            reestimate(self.average, self._pictures)
 
     def _train_steps(self, pictures, labels, order, rates, first_step) -> tf.Tensor:
         result = tf.TensorArray(tf.float32, size=tf.shape(order)[0])
@@ -174,6 +183,20 @@ class _Trainer:
         return [self.settings.transfer.rate_decay ** from_last.index(layer) for layer in layers]
 
 
+def reestimate(model: keras.Model, pictures: np.ndarray) -> None:
+    """Set the statistics of batch normalisation to those of up to `STATISTICS` of the pictures,
+    taken evenly, layer by layer from the input (precise BN, Wu & Johnson 2021, section 3). Frozen
+    layers keep theirs: what lies above was trained on them."""
+    rows = np.linspace(0, len(pictures) - 1, min(len(pictures), STATISTICS)).astype(int)
+    values = tf.constant(pictures[rows], tf.float32)
+    for layer in model.layers[1:]:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            gamma, beta, *_ = layer.get_weights()
+            mean, variance = tf.nn.moments(values, (0, 1, 2))
+            layer.set_weights([gamma, beta, mean, variance])
+        values = layer(values, training=False)
+
+
 def predict(model: keras.Model, examples: Examples, batch: int = 256) -> np.ndarray:
     """Class probabilities of examples, float32 (n, classes); no randomness."""
     starts = range(0, len(examples.labels), batch)
@@ -195,7 +218,7 @@ def predict_views(
     `views` random affine warps of it, the same at every call, of half training's ranges. The other
     ranges are off, as they change the drawing and not how one looks at it."""
     affine = ("rotation", "scale", "aspect", "shear", "shift")
-    mild = Augmentation(**{name: getattr(ranges, name) / 2 for name in affine})
+    mild = Augmentation(**{name: x / 2 * (name in affine) for name, x in vars(ranges).items()})
     total, plain = predict(model, examples), tf.cast(examples.pictures, tf.float32)
     for view in range(views):
         warped = augment.warp(plain, tf.constant([view, 0]), mild).numpy()
@@ -217,9 +240,13 @@ def fit(
     which `settings.transfer` is taken over; its classes begin with this one's if its head is. save:
     called after each epoch with what, given back as `state`, lets training go on to the same end.
     """
+    training, watched = settings.training, None
+    if training.schedule == "plateau":
+        tenth = max(len(examples.labels) // 10, len(np.unique(examples.labels)))
+        examples, watched = map(examples.take, data.split(examples.labels, tenth, settings.seed))
     trainer = _Trainer(examples, classes, settings, start)
-    training = settings.training
     measured = ("val_loss", "val_accuracy") if held_out is not None else ()
+    measured += ("watched_loss", "rate") if watched is not None else ()
     history = {name: [] for name in ("step", "loss", "gradient_norm", *measured)}
     done, seconds = 0, 0.0
     if state is not None:
@@ -231,24 +258,32 @@ def fit(
     begin = time.perf_counter() - seconds
     for epoch in range(done, training.epochs):
         order = trainer.order(epoch)
-        checks = min(training.checks[epoch > 0], trainer.steps)
+        checked = (epoch + 1) % training.every == 0 or epoch in (0, training.epochs - 1)
+        checks = min(training.checks[epoch > 0], trainer.steps) if checked else 1
         bounds = np.linspace(0, trainer.steps, checks + 1).round().astype(int)
         for low, high in itertools.pairwise(bounds):
             first, last = epoch * trainer.steps + low, epoch * trainer.steps + high
             values = [last, *trainer.train_steps(order[low:high], rates[first:last], first).mean(0)]
+            if not checked:
+                continue
+            if measured:
+                trainer.settle()
             if held_out is not None:
                 values += [each.mean() for each in score(trainer.average, held_out)]
+            if watched is not None:
+                rate = training.rate * trainer.rate_factor.numpy()
+                values += [score(trainer.average, watched)[0].mean(), rate]
             for name, value in zip(history, values, strict=True):
                 history[name].append(float(value))
-            if training.schedule == "plateau":
-                _lower_on_plateau(trainer.rate_factor, history["loss"])
+            if watched is not None:
+                _lower_on_plateau(trainer.rate_factor, history["watched_loss"])
         seconds = time.perf_counter() - begin
         if save is not None:
             arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(trainer.variables)}
             arrays |= {f"history_{name}": np.array(values) for name, values in history.items()}
             save({"epochs": np.array(epoch + 1), "seconds": np.array(seconds), **arrays})
-    final = trainer.average if training.averaging else trainer.model
-    return Run(model=final, history=history, seconds=seconds)
+    trainer.settle()
+    return Run(model=trainer.average, history=history, seconds=seconds)
 
 
 def seconds_per_step(examples: Examples, classes: int, settings: Settings) -> float:
@@ -262,7 +297,7 @@ def seconds_per_step(examples: Examples, classes: int, settings: Settings) -> fl
 
 
 def _lower_on_plateau(factor: tf.Variable, losses_: list[float]) -> None:
-    """Halve the rate after every 4 checks without a lower training loss."""
+    """Halve the rate after every 4 checks without a lower loss."""
     since_best = len(losses_) - 1 - int(np.argmin(losses_))
     if since_best and since_best % 4 == 0:
         factor.assign(factor / 2)

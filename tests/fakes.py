@@ -81,3 +81,16 @@ class Runner:
     @property
     def names(self) -> list[str]:
         return [task.name for task in self.trained]
+
+
+def cnn(classes: int, size: int = 28, network=None):
+    """`model.build_cnn`, its last layer's weights drawn like any other's: from zero, as they start,
+    every answer would be the same."""
+    import keras
+
+    from midas_lib.model import build_cnn
+
+    model = build_cnn(classes, size, network)
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
+    return model

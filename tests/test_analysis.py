@@ -185,6 +185,71 @@ def test_paired_cluster_interval_takes_bools():
     assert ours.mean == 0.5
 
 
+@pytest.mark.parametrize(
+    ("networks", "of_networks", "freedom"),
+    [
+        # Sums of 1/2 and -1/2: 2/1 * 1/2 / 6^2 is less than what single values give, 1/20.
+        ([[0, 0, 0], [1, 1, 1]], 0, 2),
+        # Sums of 3/2 and -3/2: 2/1 * 9/2 / 6^2 - 1/20.
+        ([[8, 3, 8], [8, 3, 3]], 1 / 5, (17 / 60) ** 2 / ((1 / 12) ** 2 / 2 + (1 / 5) ** 2)),
+    ],
+)
+def test_crossed_interval_by_hand(networks, of_networks, freedom):
+    # mean 3/6; residual sums of the images: 1, -1, 0; 3/2 * 2 / 6^2 = 1/12
+    # six values, all 1/2 away: 6 * 1/4 / 5 / 6 = 1/20
+    interval, p = analysis.crossed_interval([[1, 0, 1], [1, 0, 0]], networks)
+    error = np.sqrt(1 / 12 + of_networks)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert (interval.mean, interval.n) == (0.5, 3)
+    assert (interval.low, interval.high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert p == pytest.approx(2 * stats.t.sf(0.5 / error, freedom))
+
+
+def test_crossed_interval_of_values_that_share_nothing_is_the_t_interval():
+    values = np.array([[0.2, 0.4, 1, -0.6, 0.6]])
+    interval, p = analysis.crossed_interval(values, [[4, 2, 0, 1, 3]])
+    theirs = stats.ttest_1samp(values[0], 0)
+    bounds = theirs.confidence_interval()
+    assert (interval.low, interval.high) == pytest.approx((bounds.low, bounds.high))
+    assert p == pytest.approx(theirs.pvalue)
+
+
+def test_crossed_interval_of_equal_values_has_no_width():
+    networks = [[0, 0, 1], [2, 3, 3]]
+    for value, p in ((0.5, 0.0), (0.0, 1.0)):
+        found = analysis.crossed_interval(np.full((2, 3), value), networks)
+        assert found == (analysis.Interval(value, value, value, 3), p)
+
+
+def test_crossed_interval_of_one_network_or_one_image_is_none():
+    for values, networks in (([[1, 0, 1]], [[0, 0, 0]]), ([[1], [0]], [[0], [1]])):
+        interval, p = analysis.crossed_interval(values, networks)
+        assert interval.mean == np.mean(values)
+        assert np.isnan([interval.low, interval.high, p]).all()
+
+
+def test_crossed_interval_covers_where_images_and_networks_both_matter():
+    rng, networks = np.random.default_rng(0), np.arange(200).reshape(4, 50) // 10
+    covered = {"crossed": [], "images alone": []}
+    for _ in range(1000):  # 4 passes over 50 images by 20 networks
+        of_images, of_networks = rng.normal(size=50), rng.normal(size=20)
+        values = of_images + of_networks[networks] + rng.normal(size=(4, 50))
+        crossed, _ = analysis.crossed_interval(values, networks)
+        alone = analysis.mean_interval(values.mean(0))
+        covered["crossed"].append(crossed.low < 0 < crossed.high)
+        covered["images alone"].append(alone.low < 0 < alone.high)
+    assert np.mean(covered["crossed"]) == pytest.approx(0.95, abs=0.03)
+    assert np.mean(covered["images alone"]) < 0.85
+
+
+def test_holm_by_hand():
+    # In order 0.005 * 4, 0.01 * 3, 0.03 * 2 and 0.04 * 1, which may not be less than the last.
+    adjusted = analysis.holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert analysis.holm([0.6, 0.02, 0.7]) == pytest.approx([1, 0.06, 1])
+    assert analysis.holm([0.04]) == pytest.approx([0.04])
+
+
 def test_interval_in_words():
     interval = analysis.Interval(0.9051, 0.8993, 0.9107, 5)
     assert interval.percent() == "90.5 % [89.9, 91.1], n = 5"
@@ -380,6 +445,103 @@ def test_a_writers_offset_is_of_what_is_left_of_the_class():
     found = analysis.remove_writer_offsets(geometry, labels, writers, known, 0.0, rounds=60)
     assert found[:, 0] == pytest.approx([0.5, 4.5, 0.5, 4.5, 8.5])
     assert found[:, 1] == pytest.approx([5] * 5)
+
+
+def test_hands_by_hand():
+    # Means 10 and 20; the writers' residuals 2, 4 and -2, -4, whose means are 3 and -3. What is
+    # left is -1, 1, 1 and -1: 4 / (4 - 2). The offsets vary by (4 * 9 - 2 * 2) / 4.
+    found = analysis.hands([[12.0], [24.0], [8.0], [16.0]], [0, 1, 0, 1], ["a", "a", "b", "b"], 2)
+    assert found.means == pytest.approx(np.array([[10], [20]]))
+    assert found.within == pytest.approx(np.array([[2]]), abs=1e-5)
+    assert found.between == pytest.approx(np.array([[8]]), abs=1e-5)
+
+
+BETWEEN = np.array([[0.010, 0.008], [0.008, 0.010]])
+WITHIN = np.array([[0.002, 0.0005], [0.0005, 0.001]])
+MEANS = np.array([[0.2, 0.8], [0.4, 0.8], [0.4, 1.0]])
+
+
+def written(seed, writers, each, between=BETWEEN):
+    """Geometry of letters by some hands, (n, 2), with labels and writers."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, writers * each)
+    who = np.repeat(np.arange(writers), each)
+    offsets = rng.multivariate_normal([0, 0], between, writers)
+    noise = rng.multivariate_normal([0, 0], WITHIN, len(who))
+    return MEANS[labels] + offsets[who] + noise, labels, who
+
+
+@pytest.mark.parametrize("each", [4, 40])
+def test_hands_recover_what_varies_between_them_and_within_one(each):
+    found = analysis.hands(*written(0, 1500, each), 3)
+    np.testing.assert_allclose(found.means, MEANS, atol=0.01)
+    np.testing.assert_allclose(found.within, WITHIN, rtol=0.1)
+    np.testing.assert_allclose(found.between, BETWEEN, rtol=0.15)
+
+
+def test_hands_that_do_not_differ_still_have_a_covariance():
+    found = analysis.hands(*written(1, 50, 4, between=np.zeros((2, 2))), 3)
+    values = np.linalg.eigvalsh(found.between)
+    assert values.min() > 0.9e-6
+    assert values.max() < 5e-4
+
+
+def test_one_hand_by_hand():
+    # One class for sure, at 0: 2 and 3 tell the first of an offset of 5 / (2 + 1), variance 1/3.
+    hands = analysis.Hands(np.array([[0.0], [2.0]]), np.eye(1), np.eye(1))
+    sure = np.tile([0.0, -99.0], (3, 1))
+    found = analysis.one_hand(sure, [[1.0], [2.0], [3.0]], hands, 1, rounds=1)
+    away = np.array([1 - 5 / 3, 2 - 4 / 3, 3 - 1])
+    expected = np.stack([-(away**2) * 3 / 8, -99 - (away - 2) ** 2 * 3 / 8], 1)
+    assert found == pytest.approx(expected)
+    again = analysis.one_hand(sure, [[1.0], [2.0], [3.0]], hands, 1)
+    assert again == pytest.approx(expected)
+    # A single image tells nothing of itself: the variance is that of any hand's, 1 + 1.
+    unsure = analysis.one_hand(np.zeros((1, 2)), [[1.0]], hands, 1)
+    assert unsure == pytest.approx(-np.full((1, 2), 1 / 4))
+
+
+def gaussian(geometry, covariance):
+    """Each class's log-likelihood, less the part that all classes have in common."""
+    found = [stats.multivariate_normal.logpdf(geometry, mean, covariance) for mean in MEANS]
+    return np.stack(found, 1) - stats.multivariate_normal.logpdf(MEANS[0], MEANS[0], covariance)
+
+
+def test_a_hand_before_any_round_is_any_hand():
+    geometry, *_ = written(2, 1, 9)
+    logs = np.log(softmax(np.random.default_rng(0).normal(size=(9, 3))))
+    hands = analysis.Hands(MEANS, BETWEEN, WITHIN)
+    for weight in (0.3, 1):
+        found = analysis.one_hand(logs, geometry, hands, weight, rounds=0)
+        assert found == pytest.approx(logs + weight * gaussian(geometry, BETWEEN + WITHIN))
+    assert analysis.one_hand(logs, geometry, hands, 0) == pytest.approx(logs)
+
+
+def test_hands_that_do_not_differ_are_read_image_by_image():
+    geometry, *_ = written(3, 1, 9)
+    logs = np.log(softmax(np.random.default_rng(0).normal(size=(9, 3))))
+    hands = analysis.Hands(MEANS, 1e-12 * np.eye(2), WITHIN)
+    found = analysis.one_hand(logs, geometry, hands, 0.5)
+    assert found == pytest.approx(logs + 0.5 * gaussian(geometry, WITHIN), abs=1e-6)
+
+
+def test_many_images_tell_a_hands_offset_and_what_each_of_them_is():
+    rng, right = np.random.default_rng(4), {"alone": [], "together": [], "told": []}
+    hands = analysis.Hands(MEANS, BETWEEN, WITHIN)
+    for seed in range(40):
+        geometry, labels, _ = written(100 + seed, 1, 30)
+        logs = rng.normal(size=(30, 3)) + np.eye(3)[labels]
+        offset = (geometry - MEANS[labels]).mean(0)  # as if the labels were known
+        scores = {
+            "alone": logs + gaussian(geometry, BETWEEN + WITHIN),
+            "together": analysis.one_hand(logs, geometry, hands, 1),
+            "told": logs + gaussian(geometry - offset, WITHIN),
+        }
+        for name, score in scores.items():
+            right[name].append((score.argmax(1) == labels).mean())
+    alone, together, told = (np.mean(right[name]) for name in ("alone", "together", "told"))
+    assert alone < 0.95 < together
+    assert together > told - 0.01
 
 
 # --- convergence and label efficiency -----------------------------------------------------------

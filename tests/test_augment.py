@@ -10,7 +10,7 @@ import tensorflow as tf
 from midas_lib import augment
 from midas_lib.config import Augmentation
 
-STILL = Augmentation(rotation=0, scale=0, aspect=0, shear=0, shift=0)
+STILL = Augmentation(rotation=0, scale=0, aspect=0, shear=0, shift=0, elastic=0)
 SIZE, COUNT, SEED = 33, 100, (5, 1)
 AFFINE = {"rotation": 15.0, "scale": 0.2, "aspect": 0.2, "shear": 0.3, "shift": 0.1}
 

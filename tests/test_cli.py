@@ -37,6 +37,8 @@ AUDIT = {
     "skipped": [],
 }
 UNLABELLED = {"n": 1, "predictions": [PREDICTION], "skipped": []}
+HANDS = {"writers": 3, "accuracy": 0.875, "accuracy_interval": [0.5, 0.975]}
+HANDED = {"predictions": [PREDICTION | {"hand_label": "a"}]}
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def inference(monkeypatch):
         return path
 
     stub.load_classifier = load_classifier
-    stub.evaluate = lambda classifier, path: stub.asked.append(path) or LABELLED
+    stub.evaluate = lambda *asked: stub.asked.append(asked[1:]) or LABELLED
     stub.audit_folders = lambda *asked: stub.asked.append(asked) or AUDIT
     stub.asked = []
     stub.predict_files = lambda classifier, paths: [PREDICTION | {"file": str(p)} for p in paths]
@@ -73,10 +75,33 @@ def test_evaluate_shows_a_small_table(inference, capsys):
     out = capsys.readouterr().out.splitlines()
     assert "accuracy           0.7500  (95 % interval 0.3006 to 0.9544)" in out
     assert inference.loaded == [config.ROOT / "checkpoints" / "part1" / "model.keras"]
+    assert inference.asked == [(Path("folder"), False)]
+    assert not any("hands" in line for line in out)
+
+
+def test_evaluate_shows_what_hands_tell_where_it_is_asked_to(
+    inference, monkeypatch, capsys, tmp_path
+):
+    def evaluate(classifier, path, hands):
+        assert hands
+        return (LABELLED if path.name == "labelled" else UNLABELLED) | HANDED | {"hands": HANDS}
+
+    monkeypatch.setattr(inference, "evaluate", evaluate)
+    table = tmp_path / "out.csv"
+    assert main(["evaluate", "--test", "labelled", "--hands", "--csv", str(table)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = "0.8750  (95 % interval 0.5000 to 0.9750)"
+    assert [line.split("  ", 1) for line in lines if told in line] == [
+        ["3 hands, each read together", told]
+    ]
+    csv = "file,label,index,probability,hand_label\na.png,A,10,0.98765,a\n"
+    assert table.read_text() == csv
+    assert main(["evaluate", "--test", "unlabelled", "--hands"]) == 0
+    assert capsys.readouterr().out == csv
 
 
 def test_evaluate_without_labels_gives_csv(inference, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(inference, "evaluate", lambda classifier, path: UNLABELLED)
+    monkeypatch.setattr(inference, "evaluate", lambda *_: UNLABELLED)
     csv = "file,label,index,probability\na.png,A,10,0.98765\n"
     assert main(["evaluate", "--test", "folder"]) == 0
     assert capsys.readouterr().out == csv
@@ -98,7 +123,7 @@ def test_predict_takes_several_images_and_a_checkpoint(inference, capsys):
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(inference, monkeypatch, capsys, error, line):
-    def evaluate(classifier, path):
+    def evaluate(*_):
         raise error
 
     monkeypatch.setattr(inference, "evaluate", evaluate)
@@ -109,7 +134,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(inference, monkeypatch, cap
 
 
 def test_interrupt_is_one_line_and_exit_code_130(inference, monkeypatch, capsys):
-    def evaluate(classifier, path):
+    def evaluate(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inference, "evaluate", evaluate)
@@ -201,7 +226,7 @@ def test_paths_count_from_the_callers_folder_which_make_leaves(
     arguments = ["--checkpoint", "c.keras", "--csv", "/abs.csv"]
     monkeypatch.setattr(Path, "write_text", lambda path, text, encoding: None)
     monkeypatch.setattr(
-        inference, "evaluate", lambda c, path: inference.asked.append(path) or UNLABELLED
+        inference, "evaluate", lambda c, path, _: inference.asked.append(path) or UNLABELLED
     )
     assert main(["evaluate", "--test", "t.zip", *arguments]) == 0
     assert main(["predict", "~/i.png", "--checkpoint", "c.keras"]) == 0

@@ -152,22 +152,33 @@ def test_the_digest_of_examples_is_that_of_both_arrays_in_order(monkeypatch):
     assert examples.digest == digest
 
 
-def test_a_limit_takes_the_first_images_of_every_class():
-    whole = data.ImageDataset(
-        images=np.arange(6),
-        labels=np.array([1, 0, 1, 1, 0, 0]),
-        writers=np.arange(6) * 10,
-        names=tuple("abcdef"),
+def counted(labels):
+    """A dataset of images that are their own numbers."""
+    return data.ImageDataset(
+        images=np.arange(len(labels)),
+        labels=np.array(labels),
+        writers=np.arange(len(labels)) * 10,
+        names=tuple("abcdefgh"[: len(labels)]),
         class_names=("x", "y"),
         source="folder",
         digest="",
     )
+
+
+def test_a_limit_takes_images_of_every_class_from_its_first_to_its_last():
+    whole = counted([1, 0, 1, 1, 0, 0])
     few = data.limit(whole, 2)
-    assert few.images.tolist() == [0, 1, 2, 4]
+    assert few.images.tolist() == [0, 1, 3, 5]
     assert few.labels.tolist() == [1, 0, 1, 0]
-    assert few.writers.tolist() == [0, 10, 20, 40]
-    assert few.names == tuple("abce")
+    assert few.writers.tolist() == [0, 10, 30, 50]
+    assert few.names == tuple("abdf")
+    assert data.limit(whole, 1).images.tolist() == [0, 1]
     assert data.limit(whole, None) is whole
+
+
+def test_a_limit_takes_images_evenly_and_none_twice():
+    assert data.limit(counted([0] * 8), 5).images.tolist() == [0, 1, 3, 5, 7]
+    assert data.limit(counted([0] * 6 + [1] * 2), 3).images.tolist() == [0, 2, 5, 6, 7]
 
 
 def write_folder(folder, members):

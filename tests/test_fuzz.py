@@ -17,13 +17,14 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
+from fakes import cnn
 
 from midas_lib import config, files, images, inference, pages, sources
 from midas_lib.config import Network, Preprocessing, UserError
-from midas_lib.model import build_cnn
 
 COUNT = int(os.environ.get("FUZZ", 12))
 SECONDS, MEMORY = 5, 2**30
+SPREAD = [[0.01, 0.0], [0.0, 0.01]]
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -93,8 +94,13 @@ def network(tmp_path_factory):
     """A small network's file, and the network."""
     path = tmp_path_factory.mktemp("network") / "model.keras"
     settings = {"preprocessing": {"mode": "crop", "size": 28, "margin": 0.1}}
-    description = {"class_names": list(config.DIGIT_NAMES), "settings": settings}
-    model = build_cnn(10, network=Network(width=0.25, depth=(1, 1, 1)))
+    hands = {
+        "weight": 0.5,
+        "means": [[0.2, 0.8]] * 10,
+        **dict.fromkeys(("between", "within"), SPREAD),
+    }
+    description = {"class_names": list(config.DIGIT_NAMES), "settings": settings, "hands": hands}
+    model = cnn(10, network=Network(channels=(8, 16, 32), strides=(2, 2, 1)))
     inference.save_classifier(model, path, description)
     return path, inference.Classifier(
         model=model, class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()

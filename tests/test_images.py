@@ -24,7 +24,7 @@ def png(pixels):
 
 
 def test_geometry_is_the_glyphs_edges(page):
-    pictures, geometry = images.preprocess(page[None], Preprocessing())
+    pictures, geometry = images.preprocess(page[None], Preprocessing(mode="crop"))
     np.testing.assert_allclose(geometry[0], [50 / 225, 150 / 225], rtol=1e-6)
     assert pictures.shape == (1, 28, 28, 1)
     # the bar is 100 high in a window of 120: 28 * 100 / 120 = 23.3 rows, and 4.7 columns wide

@@ -1,5 +1,6 @@
 """Saved classifiers, and what people point them at."""
 
+import dataclasses
 import json
 import zipfile
 
@@ -7,12 +8,14 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from fakes import cnn
 from PIL import Image
 
-from midas_lib import images, inference, model
+from midas_lib import analysis, images, inference, model
 from midas_lib.__main__ import main
 from midas_lib.config import CLASS_NAMES, Network, Preprocessing, UserError
 
+TINY = Network(channels=(8, 16, 32), strides=(2, 2, 1))
 DESCRIPTION = {
     "class_names": list(CLASS_NAMES),
     "settings": {"preprocessing": {"mode": "crop", "size": 12, "margin": 0.1}},
@@ -23,7 +26,7 @@ DESCRIPTION = {
 def checkpoint(tmp_path_factory):
     """An untrained network with geometry, saved."""
     keras.utils.set_random_seed(0)
-    network = model.build_cnn(62, 12, Network(width=0.25, depth=(1, 1, 1)))
+    network = cnn(62, 12, TINY)
     rng = np.random.default_rng(0)
     network = model.add_geometry(network, rng.normal(size=(2, 62)), np.zeros(62))
     path = tmp_path_factory.mktemp("checkpoint") / "model.keras"
@@ -64,7 +67,7 @@ def test_no_images_and_many_images_have_as_many_answers(classifier, monkeypatch)
 
 
 def test_a_network_without_geometry_takes_the_picture_alone(tmp_path):
-    network = model.build_cnn(62, 12, Network(width=0.25, depth=(1, 1, 1)))
+    network = cnn(62, 12, TINY)
     alone = inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
     picture, _ = images.preprocess(images.scan(letter())[None], alone.preprocessing)
     wanted = network.predict_on_batch(picture.astype(np.float32))[0]
@@ -302,6 +305,161 @@ def test_predict_names_the_file_it_cannot_read(classifier, tmp_path):
         inference.predict_files(classifier, [tmp_path / "gone.png"])
     with pytest.raises(UserError, match="image 1: no ink"):
         classifier.predict([letter(), np.zeros((9, 9))])
+
+
+# -- images by one writer, read together
+
+
+def bar(top, bottom):
+    """A bar, dark on light, between these edges, as shares of the height."""
+    page = np.full((225, 300), 255, np.uint8)
+    page[round(225 * top) : round(225 * bottom), 140:160] = 0
+    return page
+
+
+SMALLER = (0.0, 0.5, -30.0)  # what the picture tells of "C", "c" and "x", whatever it shows
+MEANS = np.array([[0.2, 0.8], [0.4, 0.8], [0.2, 0.8]])  # a large, a small and a large letter
+# Hands write higher or lower by 0.1, and each of them within 0.02.
+HANDS = analysis.Hands(MEANS, np.full((2, 2), 0.01) + 1e-6 * np.eye(2), 4e-4 * np.eye(2))
+
+
+def handed(logits=SMALLER, hands=HANDS, weight=1.0, against=(0.0, 0.0, 0.0)):
+    """A classifier of which all is known: its picture always gives these logits, and its geometry,
+    beside what is against a class, the likelihood where each edge varies by 0.1 on its own."""
+    network = cnn(3, 12, TINY)
+    head = network.get_layer("logits")
+    head.set_weights([np.zeros(head.kernel.shape), np.array(logits)])
+    bias = -(MEANS**2).sum(1) / 0.02 - np.array(against)
+    return inference.Classifier(
+        model=model.add_geometry(network, MEANS.T / 0.01, bias),
+        class_names=("C", "c", "x"),
+        preprocessing=Preprocessing(size=12),
+        hands=(hands, weight),
+    )
+
+
+def test_a_hand_that_writes_low_is_read_right_from_where_its_letters_stand():
+    # The second writer is 0.12 too low: by its top alone, a large letter would be a small one.
+    edges = [(0.2, 0.8), (0.4, 0.8), (0.32, 0.92), (0.52, 0.92), (0.32, 0.92)]
+    scans, known = np.stack([bar(*one) for one in edges]), handed()
+    assert known.probabilities(scans).argmax(1).tolist() == [0, 1, 1, 1, 1]
+    assert known.read_hands(scans, np.array([3, 3, 7, 7, 7])).tolist() == [0, 1, 0, 1, 0]
+    order = [4, 0, 2, 1, 3]
+    turned = known.read_hands(scans[order], np.array([7, 3, 7, 3, 7]))
+    assert turned.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_a_hands_answers_are_of_the_pictures_logits_and_the_geometry(weight, monkeypatch):
+    rng, logits, asked = np.random.default_rng(0), (0.0, 0.7, -1.2), []
+    scans = np.stack([bar(top, 0.8 + 0.05 * top) for top in rng.uniform(0.1, 0.5, 9)])
+    writers = np.arange(9) % 2
+    _, geometry = images.preprocess(scans, Preprocessing(size=12))
+    one_hand = analysis.one_hand
+
+    def look(*given):
+        asked.append(given)
+        return one_hand(*given)
+
+    monkeypatch.setattr(analysis, "one_hand", look)
+    found = handed(logits, weight=weight, against=(0, 2, 5)).read_hands(scans, writers)
+    for writer, (logs, told, hands, given) in enumerate(asked):
+        own = writers == writer
+        expected = np.tile(np.array(logits), (own.sum(), 1))
+        np.testing.assert_allclose(logs - logs[:, :1], expected, atol=1e-4)
+        np.testing.assert_array_equal(told, geometry[own])
+        assert (hands, given) == (HANDS, weight)
+        answers = one_hand(expected, geometry[own], HANDS, weight).argmax(1)
+        np.testing.assert_array_equal(found[own], answers)
+    assert len(set(found)) > 1
+
+
+def test_a_hands_answers_forget_what_the_network_makes_of_the_geometry():
+    # To hands that write all classes at one place it tells nothing, however sure the network is.
+    alike = HANDS._replace(means=np.tile([0.2, 0.8], (3, 1)))
+    known = handed(logits=(0.0, -3.0, -20.0), hands=alike, against=(40, 0, 50))
+    scans = np.stack([bar(0.2, 0.8), bar(0.4, 0.8)])
+    assert known.probabilities(scans).argmax(1).tolist() == [1, 1]
+    assert known.read_hands(scans, np.array([1, 1])).tolist() == [0, 0]
+
+
+def write_hands(folder):
+    """Letters by two writers, the second of whom writes lower."""
+    for name, sample in (("C", 1), ("c", 2)):
+        (folder / f"Sample{sample:03}").mkdir(parents=True)
+        for writer, shift in ((3, 0.0), (7, 0.12)):
+            top = {"C": 0.2, "c": 0.4}[name] + shift
+            path = folder / f"Sample{sample:03}" / f"img{sample:03}-{writer:03}.png"
+            cv2.imwrite(str(path), bar(top, 0.8 + shift))
+    return folder
+
+
+def test_hands_are_measured_beside_what_each_image_tells_alone(tmp_path):
+    known, folder = handed(), write_hands(tmp_path)
+    plain, both = (inference.evaluate(known, folder, hands=hands) for hands in (False, True))
+    hands = both.pop("hands")
+    told = [row.pop("hand_label") for row in both["predictions"]]
+    assert both == plain
+    assert plain["accuracy"] == 0.75
+    assert told == ["C", "C", "c", "c"]
+    wilson = analysis.proportion_interval(4, 4)
+    assert hands == {
+        "writers": 2, "accuracy": 1.0, "accuracy_interval": [wilson.low, wilson.high]
+    }  # fmt: skip
+
+
+def test_hands_without_labels_are_answered_and_not_measured(tmp_path):
+    for i, shift in enumerate((0.0, 0.12)):
+        cv2.imwrite(str(tmp_path / f"scan{i} of 7.png"), bar(0.2 + shift, 0.8 + shift))
+    found = inference.evaluate(handed(), tmp_path, hands=True)
+    assert found["hands"] == {"writers": 1}
+    assert "accuracy" not in found
+    assert all(row["hand_label"] in ("C", "c", "x") for row in found["predictions"])
+
+
+def test_hands_are_not_guessed_at(classifier, tmp_path):
+    folder = write_hands(tmp_path)
+    with pytest.raises(UserError, match="hands: this checkpoint does not know how hands vary"):
+        inference.evaluate(classifier, folder, hands=True)
+    cv2.imwrite(str(folder / "Sample001" / "mine.png"), bar(0.2, 0.8))
+    inference.evaluate(handed(), folder)
+    with pytest.raises(UserError, match=r"Sample001/mine\.png: its name ends with no writer's"):
+        inference.evaluate(handed(), folder, hands=True)
+
+
+def hands_described(**changes):
+    told = {"weight": 0.5, **{name: one.tolist() for name, one in HANDS._asdict().items()}}
+    preprocessing = dataclasses.asdict(Preprocessing(size=12))
+    description = {"class_names": ["C", "c", "x"], "settings": {"preprocessing": preprocessing}}
+    return description | {"hands": told | changes}
+
+
+def test_a_checkpoint_keeps_how_hands_vary(tmp_path):
+    network = handed().model
+    hands, weight = inference.load_classifier(saved(tmp_path, network, hands_described())).hands
+    assert weight == 0.5
+    for ours, theirs in zip(hands, HANDS, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    alone = cnn(3, 12, TINY)  # which is told of no place: a hand has none to it
+    assert inference.load_classifier(saved(tmp_path, alone, hands_described())).hands is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": None},
+        {"means": MEANS[:2].tolist()},  # of another network's classes
+        {"between": [[1.0]]},
+        {"within": "x"},
+    ],
+)
+def test_a_checkpoint_that_tells_of_hands_wrongly_is_refused(tmp_path, change):
+    path = saved(tmp_path, handed().model, hands_described(**change))
+    with pytest.raises(UserError, match=r"model\.json: does not describe model\.keras"):
+        inference.load_classifier(path)
+
+
+# -- what is no checkpoint
 
 
 def saved(folder, network, description):

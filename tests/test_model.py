@@ -1,10 +1,12 @@
 """The network: its size, its contract with whoever loads it, and what a transfer copies."""
 
+import dataclasses
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+from fakes import cnn
 from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
@@ -12,12 +14,8 @@ from midas_lib import analysis
 from midas_lib.config import Network
 from midas_lib.model import add_geometry, build_cnn, transfer_backbone, transfer_head
 
-TINY = Network(width=0.25, depth=(1, 2, 1))
-BACKBONE = [
-    f"stage{stage}_conv{i}{suffix}"
-    for stage, i in [(1, 1), (2, 1), (2, 2), (3, 1)]
-    for suffix in ("", "_norm")
-]
+TINY = Network(channels=(8, 16, 16, 32), strides=(1, 2, 2, 1))
+BACKBONE = [f"conv{i}{suffix}" for i in (1, 2, 3, 4) for suffix in ("", "_norm")]
 
 
 @pytest.fixture
@@ -33,9 +31,15 @@ def geometry():
 def build(classes=4, size=12, network=TINY, seed=0):
     """A tiny network whose normalisation statistics are no longer their initial ones."""
     keras.utils.set_random_seed(seed)
-    model = build_cnn(classes, size, network)
+    model = cnn(classes, size, network)
     model(np.random.default_rng(seed).uniform(0, 255, (8, size, size, 1)), training=True)
     return model
+
+
+def outputs(model, names, pictures):
+    """What the layers of these names give."""
+    layers = [model.get_layer(name) for name in names]
+    return [np.asarray(keras.Model(model.input, one.output)(pictures)) for one in layers]
 
 
 def with_geometry(model):
@@ -45,11 +49,17 @@ def with_geometry(model):
 
 def test_parameter_count():
     model = build_cnn(62)
-    convolutions = 9 * 32 + 9 * (32 * 64 + 2 * 64 * 64) + 9 * (64 * 128 + 2 * 128 * 128)
-    normalisation = 4 * (32 + 3 * 64 + 3 * 128)
-    assert model.count_params() == convolutions + normalisation + 129 * 62 == 471_518
+    convolutions = 25 * 32 + 9 * (32 * 64 + 64 * 96 + 96 * 128)
+    normalisation = 4 * (32 + 64 + 96 + 128)
+    # Of 28 pixels a side the strides leave 7, and pooling the largest of each 2x2 leaves 4.
+    linear = (4 * 4 * 128 + 1) * 62
+    assert model.count_params() == convolutions + normalisation + linear == 313_438
     full = add_geometry(model, np.zeros((2, 62)), np.zeros(62))
-    assert full.count_params() == 471_518 + 3 * 62 == 471_704 < 1_000_000
+    assert full.count_params() == 313_438 + 3 * 62 == 313_624 < 500_000
+    quarters = (4 * 128 + 1) * 62
+    assert build_cnn(62, network=Network(pooling="quarters")).count_params() == (
+        convolutions + normalisation + quarters
+    )
 
 
 @pytest.mark.parametrize("size", [12, 20, 28, 35])
@@ -63,50 +73,92 @@ def test_output_is_class_probabilities_for_any_input_side(size):
 
 def test_input_is_pixel_values_scaled_inside(pictures):
     model = build()
-    scaled = keras.Model(model.input, model.get_layer("scaling").output)(pictures)
+    (scaled,) = outputs(model, ["scaling"], pictures)
     np.testing.assert_allclose(scaled, pictures / 255, rtol=1e-6)
-    assert model.get_layer("stage1_conv1").input is model.get_layer("scaling").output
+    assert model.get_layer("conv1").input is model.get_layer("scaling").output
 
 
-def test_features_are_means_of_rectified_normalised_convolutions(pictures):
+@pytest.mark.parametrize(("size", "sides"), [(28, [14, 7, 7, 7]), (35, [18, 9, 9, 9])])
+def test_the_first_convolutions_stride_and_the_others_keep_the_side(size, sides):
+    model = cnn(4, size)
+    shapes = [model.get_layer(f"conv{i}").output.shape[1:] for i in (1, 2, 3, 4)]
+    channels = (32, 64, 96, 128)
+    assert shapes == [(side, side, c) for side, c in zip(sides, channels, strict=True)]
+
+
+def test_convolutions_are_normalised_then_rectified(pictures):
     model = build()
-    names = ["stage3_conv1_norm", "stage3_conv1_relu", "features"]
-    norm, relu, features = keras.Model(model.input, [model.get_layer(n).output for n in names])(
-        pictures
-    )
+    conv, norm, relu = outputs(model, ["conv4", "conv4_norm", "conv4_relu"], pictures)
+    gamma, beta, mean, variance = model.get_layer("conv4_norm").get_weights()
+    expected = (conv - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    np.testing.assert_allclose(norm, expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(relu, np.maximum(norm, 0))
-    np.testing.assert_allclose(features, np.mean(relu, (1, 2)), rtol=1e-5, atol=1e-6)
+    assert model.get_layer("conv4").input is model.get_layer("conv3_relu").output
 
 
-def test_each_stage_but_the_first_halves_the_side_and_takes_the_largest(pictures):
-    model = build()
-    before = keras.Model(model.input, model.get_layer("stage1_conv1_relu").output)(pictures)
-    after = keras.Model(model.input, model.get_layer("pool1").output)(pictures)
-    whole = np.asarray(before).reshape(5, 6, 2, 6, 2, -1)
-    np.testing.assert_array_equal(after, whole.max((2, 4)))
-    assert model.get_layer("features").input.shape[1:3] == (3, 3)
+def test_without_normalisation_convolutions_have_a_bias(pictures):
+    model = build(network=Network(channels=(8, 16), strides=(2, 2), normalised=False))
+    assert not [one for one in model.layers if "norm" in one.name]
+    bias = np.linspace(-0.3, 0.3, 16).astype(np.float32)
+    before, _ = outputs(model, ["conv2", "conv2_relu"], pictures)
+    model.get_layer("conv2").bias.assign(bias)
+    after, relu = outputs(model, ["conv2", "conv2_relu"], pictures)
+    np.testing.assert_allclose(after, before + bias, atol=1e-5)
+    np.testing.assert_array_equal(relu, np.maximum(after, 0))
+
+
+def blocks(pooling, side):
+    """The rows, and the columns, that are pooled together."""
+    if pooling == "max":  # pairs, the last of an odd number alone
+        return [slice(start, start + 2) for start in range(0, side, 2)]
+    if pooling == "quarters":  # halves, which share the middle of an odd number
+        return [slice(0, (side + 1) // 2), slice(side // 2, side)]
+    return [slice(0, side)]
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 7])
+@pytest.mark.parametrize("pooling", ["max", "mean", "quarters"])
+def test_features_are_what_pooling_leaves_of_the_places(pooling, side):
+    model = build(size=4 * side, network=dataclasses.replace(TINY, pooling=pooling))
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 4 * side, 4 * side, 1))
+    relu, features = outputs(model, ["conv4_relu", "features"], pictures.astype(np.float32))
+    assert relu.shape == (5, side, side, 32)
+    take = np.max if pooling == "max" else np.mean
+    expected = [
+        take(relu[:, rows, columns], (1, 2))
+        for rows in blocks(pooling, side)
+        for columns in blocks(pooling, side)
+    ]
+    np.testing.assert_allclose(features, np.concatenate(expected, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_of_a_batch_enter_the_moving_ones_by_a_tenth(pictures):
     keras.utils.set_random_seed(0)
     model = build_cnn(4, 12, TINY)
-    seen = np.asarray(keras.Model(model.input, model.get_layer("stage1_conv1").output)(pictures))
+    (seen,) = outputs(model, ["conv1"], pictures)
     model(pictures, training=True)
-    mean, variance = model.get_layer("stage1_conv1_norm").get_weights()[2:]
+    mean, variance = model.get_layer("conv1_norm").get_weights()[2:]
     np.testing.assert_allclose(mean, 0.1 * seen.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(variance, 0.9 + 0.1 * seen.var((0, 1, 2)), rtol=1e-3)
 
 
 def test_first_weights_suit_rectifiers():
-    kernel = build(network=Network(depth=(1, 1, 1))).get_layer("stage3_conv1").kernel
+    kernel = build(network=Network()).get_layer("conv3").kernel
     assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
 def test_settings_shape_the_network():
-    model = build(network=Network(width=0.5, depth=(2, 1, 1), kernel=5))
+    shape = {"channels": (16, 8, 32), "strides": (1, 2, 1), "kernel": 7, "pooling": "max"}
+    model = build(network=Network(**shape))
     kernels = [w.shape for w in model.weights if w.path.endswith("kernel")]
-    convolutions = [(5, 5, 1, 16), (5, 5, 16, 16), (5, 5, 16, 32), (5, 5, 32, 64)]
-    assert kernels == [*convolutions, (64, 4)]
+    convolutions = [(7, 7, 1, 16), (3, 3, 16, 8), (3, 3, 8, 32)]
+    assert kernels == [*convolutions, (3 * 3 * 32, 4)]
+    with pytest.raises(ValueError, match="zip"):  # a convolution without its stride
+        build(network=Network(channels=(16, 8, 32), strides=(1, 2)))
+
+
+def test_before_training_no_class_is_ahead(pictures):
+    np.testing.assert_allclose(build_cnn(4, 12, TINY)(pictures), 0.25, rtol=1e-6)
 
 
 def test_the_random_state_decides_the_first_weights():
@@ -117,8 +169,8 @@ def test_the_random_state_decides_the_first_weights():
 
 
 def test_dropout_drops_in_training_only(pictures):
-    model = build(network=Network(width=0.25, depth=(1, 1, 1), dropout=0.5))
-    features = keras.Model(model.input, model.get_layer("features").output)(pictures)
+    model = build(network=dataclasses.replace(TINY, dropout=0.5))
+    (features,) = outputs(model, ["features"], pictures)
     after = keras.Model(model.input, model.get_layer("dropout").output)
     np.testing.assert_array_equal(after(pictures), features)
     trained_on = np.asarray(after(pictures, training=True))
@@ -196,10 +248,11 @@ def test_transferred_backbone_computes_the_same_features(pictures):
 @pytest.mark.parametrize(
     ("network", "layer"),
     [
-        (Network(width=0.25, depth=(1, 2, 0)), "stage3_conv1"),  # the last of them is missing
-        (Network(width=0.25, depth=(1, 1, 1)), "stage2_conv2"),
-        (Network(width=0.5, depth=(1, 2, 1)), "stage1_conv1"),
-        (Network(width=0.25, depth=(1, 2, 1), kernel=5), "stage1_conv1"),
+        (Network(channels=(8, 16, 16), strides=(1, 2, 2)), "conv4"),  # the last is missing
+        (dataclasses.replace(TINY, channels=(8, 16, 24, 32)), "conv3"),
+        (dataclasses.replace(TINY, channels=(16, 16, 16, 32)), "conv1"),
+        (dataclasses.replace(TINY, kernel=3), "conv1"),
+        (dataclasses.replace(TINY, normalised=False), "conv1"),
     ],
 )
 def test_transfer_refuses_another_shape_and_copies_nothing(network, layer):
@@ -213,9 +266,9 @@ def test_transfer_refuses_another_shape_and_copies_nothing(network, layer):
 
 def test_transfer_of_some_layers_starts_at_the_input():
     source, target = build(seed=0), build(seed=1)
-    before = target.get_layer("stage2_conv2").get_weights()[0]
+    before = target.get_layer("conv3").get_weights()[0]
     assert transfer_backbone(source, target, 2) == BACKBONE[:4]
-    np.testing.assert_array_equal(target.get_layer("stage2_conv2").get_weights()[0], before)
+    np.testing.assert_array_equal(target.get_layer("conv3").get_weights()[0], before)
     with pytest.raises(ValueError, match="5 layers to copy: the network has 4"):
         transfer_backbone(source, target, 5)
 

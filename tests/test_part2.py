@@ -8,8 +8,8 @@ import pytest
 from fakes import knowing, on_standin
 
 from midas_lib import analysis, corruptions, results
-from midas_lib.config import UserError
-from midas_lib.studies import part2, tables
+from midas_lib.config import UserError, vary
+from midas_lib.studies import part1, part2, tables
 from midas_lib.studies.study import Study
 
 
@@ -27,6 +27,11 @@ def study(datasets, runner):
 
 def pictures(examples):
     return {picture.tobytes() for picture in examples.pictures}
+
+
+def untrained(task):
+    """Whether a task's network has random weights."""
+    return task.settings.training.epochs == 0 and task.start is None
 
 
 def everything(study):
@@ -146,12 +151,28 @@ def test_the_digits_follow_the_characters_of_their_seed(study):
         assert second.start.classes == 62
         assert pictures(second.examples) == pictures(study.digits)
         assert starts["random", seed].task.settings.training.epochs == 0
-    steps = {
-        name: len(starts[name, 0].task.examples.labels)
-        * starts[name, 0].task.settings.training.epochs
-        for name in ("digits", "characters")
-    }
-    assert steps["digits"] == pytest.approx(steps["characters"], rel=0.2)
+    trained = starts["digits", 0].task, starts["characters", 0].task.start
+    digits, characters = (
+        len(task.examples.labels) * task.settings.training.epochs for task in trained
+    )
+    assert digits == pytest.approx(characters, rel=0.2)
+
+
+def test_the_start_from_characters_is_part_1s_network_as_it_is(study, datasets):
+    plan = dataclasses.replace(
+        part1.PLANS["smoke"], epochs=study.plan.pretraining_epochs, changes=study.plan.changes
+    )
+    final = part1.Part1(plan, "smoke", datasets["characters"]).final().task
+    starts = study.starts()
+    for seed in study.seeds:
+        task = starts["characters", seed].task
+        assert (task.start.name == final.name) is (seed == 0)
+        assert task.start.examples.digest == final.examples.digest
+        assert task.settings == vary(task.start.settings, training__epochs=0)
+        assert (task.start.tests, task.start.held_out, task.start.start) == ({}, None, None)
+        tests = {name: examples.digest for name, examples in task.tests.items()}
+        assert tests == {"test": study.test.digest, "validation": study.validation.digest}
+    assert part2.Plan().pretraining_epochs == part1.Plan().epochs
 
 
 def test_every_depth_is_transplanted_with_a_new_head(study):
@@ -240,7 +261,7 @@ def test_starts_are_compared_image_by_image_and_by_corruption(study, runner):
         # every noisy picture from the eleventh on.
         found = knowing(task)
         start, seed = task.start, task.settings.seed
-        random = start is not None and start.settings.training.epochs == 0
+        random = start is not None and untrained(start)
         if random:
             wrong = np.s_[1:5] if seed == 0 else np.s_[7:8]
             found.tests["mnist"][wrong] = np.roll(found.tests["mnist"][wrong], 1, axis=1)
@@ -273,7 +294,7 @@ def test_what_training_changed_is_seen_on_validation_images(study, runner, monke
     from midas_lib import probe, train
 
     def outcome(task):
-        random = task.start is not None and task.start.settings.training.epochs == 0
+        random = task.start is not None and untrained(task.start)
         role = "begun" if task.held_out is None else "random" if random else "ended"
         found = knowing(task)
         return dataclasses.replace(
@@ -297,7 +318,7 @@ def test_what_training_changed_is_seen_on_validation_images(study, runner, monke
     stand_ins = {
         "features": features,
         "interpolate": interpolate,
-        "distances": lambda one, other: {"stage1_conv1": (one, other)},
+        "distances": lambda one, other: {"conv1": (one, other)},
         "sharpness": lambda model, some, radius: (model, radius),
         "first_filters": lambda model: model,
     }
@@ -325,7 +346,7 @@ def test_what_training_changed_is_seen_on_validation_images(study, runner, monke
             begun, ended, random = (
                 f"{name}/{row['seed']}" for name in ("begun", "ended", "random")
             )
-            assert row["distance"] == ((begun, ended) if row["layer"] == "stage1_conv1" else None)
+            assert row["distance"] == ((begun, ended) if row["layer"] == "conv1" else None)
             assert row["cka_with_start"] == (begun, ended)
             assert row["cka_with_random"] == (random, ended)
             if row["layer"] == "features":

@@ -9,7 +9,7 @@ import pytest
 
 from midas_lib import analysis, audit, results, runs
 from midas_lib.config import LOSSES, UserError, vary
-from midas_lib.studies import part3, tables
+from midas_lib.studies import part1, part3, tables
 from midas_lib.studies.study import Study
 
 PLAN = dataclasses.replace(part3.PLANS["smoke"], compared=None)
@@ -77,7 +77,7 @@ def test_shuffling_the_truth_changes_no_weight(datasets, tmp_path):
         few, labels=np.random.default_rng(0).permutation(study.truth[:128])
     )
     settings = vary(
-        part3.WEAK, training__leak=0.001, training__epochs=1, training__checks=(1, 1),
+        part3.WEAK, training__leak=0.001, training__epochs=3, training__checks=(1, 1),
         **PLAN.changes,
     )  # fmt: skip
     tasks = [
@@ -154,6 +154,18 @@ def test_the_second_stage_goes_on_from_the_first_of_its_seed_and_start(study, ru
         assert second.task.settings.training.leak == first.task.settings.training.leak == 0.001
     assert found["weak"][0].task.start is None
     assert found["weak"][-1].task.start.classes == 62
+
+
+def test_the_start_is_part_1s_network_which_no_picture_in_folders_has_trained(study, datasets):
+    plan = dataclasses.replace(
+        part1.PLANS["smoke"], epochs=PLAN.pretraining_epochs, changes=PLAN.changes
+    )
+    final = part1.Part1(plan, "smoke", datasets["characters"]).final().task
+    task = study.starts()["pretrained", 0].task
+    assert task.start.name == final.name
+    assert task.settings.training.epochs == 0
+    assert list(task.tests) == ["test", "held_out", "audited"]
+    assert part3.Plan().pretraining_epochs == part1.Plan().epochs
 
 
 def test_every_run_is_of_its_own_seed_and_goes_on_from_it(datasets, runner):
@@ -390,8 +402,9 @@ def test_the_table_counts_what_the_answers_say(standin, study, runner, monkeypat
             both = (study.truth == digit) & (study.folders.labels == folder)
             assert counts[digit, folder] == both.sum()
     weak = table[table["arm"] == "weak-random"].iloc[0]
+    (audited,) = (task for task in runner.trained if "audited" in task.tests)
     labels = part3.recover(
-        runner.outcome(runner.trained[0]).tests["audited"][:, :10], study.folders.labels, 0.001
+        runner.outcome(audited).tests["audited"][:, :10], study.folders.labels, 0.001
     )
     assert weak["recovered_share"] == pytest.approx((labels == study.truth).mean(), abs=0.02)
     hardest = {name: found.arrays[f"hardest/{name}"] for name in ("recovered", "truth", "folder")}

@@ -191,20 +191,24 @@ def test_counts_draws_every_class_and_writer():
     assert title(class_axes[0]) == f"{sum(classes.values()):,} images of 62 classes"
 
 
-def test_learning_curves_draw_the_mean_of_the_runs_from_epoch_one():
+def test_learning_curves_draw_the_mean_of_the_runs_at_their_steps():
     runs = np.array([[0.2, 0.4, 0.9], [0.4, 0.6, 0.7]])
     histories = {
-        "one": {"val_accuracy": runs, "accuracy": runs / 2, "val_loss": 1 - runs},
-        "two": {"val_accuracy": [0.1, 0.2, 0.3], "learning_rate": [1, 1, 1]},
-        "trained on all": {"loss": [3, 2, 1]},
-    }
+        "one": {
+            "val_accuracy": runs, "accuracy": runs / 2, "val_loss": 1 - runs,
+            "step": [[3, 6, 30]] * 2,
+        },
+        "two": {"val_accuracy": [0.1, 0.2, 0.3], "learning_rate": [1, 1, 1], "step": [5, 10, 20]},
+        "trained on all": {"loss": [3, 2, 1], "step": [2, 4, 8]},
+    }  # fmt: skip
     figure = plots.learning_curves(histories)
     accuracy, loss = figure.axes
     held_out, training, second = accuracy.lines
     np.testing.assert_allclose(held_out.get_ydata(), [0.3, 0.5, 0.8])
     np.testing.assert_allclose(training.get_ydata(), [0.15, 0.25, 0.4])
     np.testing.assert_allclose(second.get_ydata(), [0.1, 0.2, 0.3])
-    np.testing.assert_array_equal(held_out.get_xdata(), [1, 2, 3])
+    for line, steps in ((held_out, [3, 6, 30]), (training, [3, 6, 30]), (second, [5, 10, 20])):
+        np.testing.assert_array_equal(line.get_xdata(), steps)
     assert held_out.get_linestyle() != training.get_linestyle()
     assert held_out.get_color() != second.get_color()
     assert held_out.get_marker() != second.get_marker()
@@ -236,6 +240,9 @@ def test_size_curve_ticks_are_the_sizes_and_points_carry_their_value():
     np.testing.assert_allclose(
         [bar[:, 1] for bar in bars], [[0.6, 0.75], [0.75, 0.85], [0.9, 0.91]]
     )
+    assert ax.get_xlabel() == "Training images per class (log scale)"
+    other = plots.size_curve({5: Interval(0.7, 0.6, 0.8, 5)}, "Images of a hand")
+    assert other.axes[0].get_xlabel() == "Images of a hand (log scale)"
 
 
 def test_headline_labels_each_interval_top_down():
@@ -256,19 +263,23 @@ def test_ablation_tells_better_worse_and_undecided_apart():
         Interval(0.02, 0.01, 0.03, 5),
         Interval(-0.03, -0.04, -0.02, 5),
         Interval(0.001, -0.01, 0.012, 5),
+        Interval(-0.01, -0.015, -0.005, 5),
     ]
+    # The last difference's own interval excludes zero, which the correction for many takes back.
     columns = zip(
-        ["Kernel", "Kernel", "Dropout", "Dropout"], ["3 (baseline)", "5", "none", "0.5"],
-        differences, [0.9, 0.92, 0.87, 0.901], strict=True,
+        ["Kernel", "Kernel", "Dropout", "Dropout", "Dropout"],
+        ["3 (baseline)", "5", "none", "0.5", "0.4"],
+        differences, [0.9, 0.92, 0.87, 0.901, 0.9],
+        ["", "better", "worse", "within noise", "within noise"], strict=True,
     )  # fmt: skip
-    names = ("group", "variant", "interval", "accuracy")
+    names = ("group", "variant", "interval", "accuracy", "verdict")
     figure = plots.ablation([dict(zip(names, row, strict=True)) for row in columns])
     ax = figure.axes[0]
     points = [item.lines[0] for item in ax.containers]
     assert [point.get_xdata()[0] for point in points] == [d.mean for d in differences]
-    undecided, better, worse, also_undecided = points
+    undecided, better, worse, *also_undecided = points
     assert [point.get_color() for point in points] == [
-        plots.GREY, plots.BLUE, plots.RED, plots.GREY,
+        plots.GREY, plots.BLUE, plots.RED, plots.GREY, plots.GREY,
     ]  # fmt: skip
     legend = figure.legends[0]
     named = dict(
@@ -277,16 +288,18 @@ def test_ablation_tells_better_worse_and_undecided_apart():
     assert {name: line.get_color() for name, line in named.items()} == {
         "better": plots.BLUE, "worse": plots.RED, "undecided": plots.GREY,
     }  # fmt: skip
-    assert undecided.get_markerfacecolor() == also_undecided.get_markerfacecolor() == "white"
+    assert {p.get_markerfacecolor() for p in (undecided, *also_undecided)} == {"white"}
     assert len({point.get_color() for point in points}) == 3
     assert better.get_marker() != worse.get_marker()
-    np.testing.assert_allclose(intervals(ax), [(0.01, 0.03), (-0.04, -0.02), (-0.01, 0.012)])
+    np.testing.assert_allclose(
+        intervals(ax), [(0.01, 0.03), (-0.04, -0.02), (-0.01, 0.012), (-0.015, -0.005)]
+    )
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == ["Kernel", "3 (baseline)", "5", "Dropout", "none", "0.5"]
+    assert labels == ["Kernel", "3 (baseline)", "5", "Dropout", "none", "0.5", "0.4"]
     weights = [label.get_fontweight() == "bold" for label in ax.get_yticklabels()]
-    assert weights == [True, False, False, True, False, False]
+    assert weights == [True, False, False, True, False, False, False]
     right = [label.get_text() for label in ax.child_axes[0].get_yticklabels()]
-    assert right == ["Accuracy", "90.0 %", "92.0 %", "", "87.0 %", "90.1 %"]
+    assert right == ["Accuracy", "90.0 %", "92.0 %", "", "87.0 %", "90.1 %", "90.0 %"]
     assert any(list(line.get_xdata()) == [0, 0] for line in ax.lines)  # the zero line
     assert ax.xaxis.get_major_formatter()(0.01) == "+1"
 

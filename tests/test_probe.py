@@ -4,14 +4,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fakes import cnn
 
-from midas_lib import model, probe
+from midas_lib import probe
 from midas_lib.config import Network
 from midas_lib.data import Examples
 
+TINY = Network(channels=(8, 16, 32), strides=(2, 2, 1))
+LAYERS = ["conv1", "conv2", "conv3", "logits"]
+
 
 def test_covering_black_paper_costs_nothing():
-    network = model.build_cnn(3, 12, Network(width=0.25, depth=(1, 1, 1)))
+    network = cnn(3, 12, TINY)
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (2, 12, 12, 1)).astype(np.uint8)
     pictures[:, 6:] = 0  # with patches of 4, rows from 10 on are only ever covered on black paper
@@ -37,10 +41,6 @@ def test_covering_what_speaks_for_the_label_costs_and_what_speaks_against_it_gai
     assert found[6, 6] == pytest.approx(0, abs=1e-6)
 
 
-TINY = Network(width=0.25, depth=(1, 1, 1))
-LAYERS = ["stage1_conv1", "stage2_conv1", "stage3_conv1", "logits"]
-
-
 def examples(count=12, seed=0):
     rng = np.random.default_rng(seed)
     pictures = rng.integers(0, 256, (count, 12, 12, 1)).astype(np.uint8)
@@ -49,21 +49,21 @@ def examples(count=12, seed=0):
 
 def network(seed=0):
     keras.utils.set_random_seed(seed)
-    return model.build_cnn(3, 12, TINY)
+    return cnn(3, 12, TINY)
 
 
 def test_features_are_means_over_places():
     one, seen = network(), examples(300)  # more than a batch
-    found = probe.features(one, seen, ["stage1_conv1_relu", "features"])
-    whole = keras.Model(one.input, one.get_layer("stage1_conv1_relu").output)
+    found = probe.features(one, seen, ["conv1_relu", "features"])
+    whole = keras.Model(one.input, one.get_layer("conv1_relu").output)
     expected = np.asarray(whole(seen.pictures.astype(np.float32))).mean((1, 2))
-    np.testing.assert_allclose(found["stage1_conv1_relu"], expected, rtol=1e-4)
-    assert found["features"].shape == (300, 32)
+    np.testing.assert_allclose(found["conv1_relu"], expected, rtol=1e-4)
+    assert found["features"].shape == (300, 2 * 2 * 32)
 
 
 def test_distance_is_relative_to_the_start():
     start, end = network(), network()
-    end.get_layer("stage2_conv1").kernel.assign(1.5 * start.get_layer("stage2_conv1").kernel)
+    end.get_layer("conv2").kernel.assign(1.5 * start.get_layer("conv2").kernel)
     found = probe.distances(start, end)
     assert list(found) == LAYERS
     assert found == pytest.approx(dict(zip(LAYERS, [0, 0.5, 0, 0], strict=True)), abs=1e-6)

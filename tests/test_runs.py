@@ -27,7 +27,8 @@ from midas_lib.__main__ import main
 from midas_lib.config import Network, Settings, Training, UserError, vary
 from midas_lib.data import Examples
 
-SETTINGS = Settings(network=Network(width=0.25, depth=(1, 1, 1)), training=Training(epochs=2))
+SMALL = Network(channels=(8, 16, 32), strides=(2, 2, 1))
+SETTINGS = Settings(network=SMALL, training=Training(epochs=2, every=1))
 
 
 def examples(n=8, seed=0):
@@ -146,11 +147,11 @@ def test_the_essence_of_a_program_is_what_it_does(one, other, alike):
 
 def test_only_what_differs_from_the_defaults_is_in_a_name():
     assert config.changed(Settings()) == {}
-    settings = vary(Settings(), seed=3, training__rate=0.5, network__depth=(1, 1, 1))
+    settings = vary(Settings(), seed=3, training__rate=0.5, network__channels=(8, 16))
     assert config.changed(settings) == {
         "seed": 3,
         "training": {"rate": 0.5},
-        "network": {"depth": (1, 1, 1)},
+        "network": {"channels": (8, 16)},
     }
 
 

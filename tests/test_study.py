@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import knowing
+from fakes import cnn, knowing
 
-from midas_lib import config, inference, results, runs
-from midas_lib.config import Settings, UserError
+from midas_lib import config, inference, results, runs, store
+from midas_lib.config import Settings, UserError, vary
 from midas_lib.data import Examples
 from midas_lib.runs import Task
 from midas_lib.studies import study as studies
@@ -269,13 +269,97 @@ def test_a_declared_run_has_its_own_seed_and_start():
     one = object.__new__(studies.MnistStudy)
     one.test = Examples(pictures=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 1]))
     first = one.declare("a", 1, Settings(seed=100), one.test)
-    second = one.declare("b", 2, Settings(), one.test, start=first, varies={"size": 3}, classes=5)
+    seven = vary(Settings(), training__epochs=7)
+    second = one.declare("b", 2, seven, one.test, start=first, varies={"size": 3}, classes=5)
     assert (first.task.settings.seed, second.task.settings.seed) == (101, 2)
     assert first.task.tests == {"mnist": one.test}
     assert (first.task.start, second.task.start) == (None, first.task)
     assert (first.task.classes, second.task.classes, second.varies) == (
         10,
         5,
-        {"epochs": 30, "size": 3},
+        {"epochs": 7, "size": 3},
     )
     assert first.measure == one.tested
+
+
+def test_a_pretrained_start_is_a_training_of_its_own_that_no_test_renames():
+    one = object.__new__(studies.MnistStudy)
+    one.characters = Examples(pictures=np.zeros((6, 8, 8, 1), np.uint8), labels=np.arange(6))
+    settings, measure = vary(Settings(), training__epochs=7), object()
+
+    def start(seed, labels):
+        tests = {"mnist": dataclasses.replace(one.characters, labels=np.array(labels))}
+        return one.pretrained("start/a", seed, settings, tests, measure)
+
+    first, other, second = start(0, [1] * 6), start(0, [2] * 6), start(1, [1] * 6)
+    trained = Task(settings=settings, examples=one.characters, classes=62)
+    assert first.task.start.name == other.task.start.name == trained.name
+    assert first.task.name != other.task.name
+    assert second.task.start.settings == dataclasses.replace(settings, seed=1)
+    for run in (first, second):
+        assert run.task.settings == vary(run.task.start.settings, training__epochs=0)
+        assert (run.arm, run.varies, run.measure) == ("start/a", {"epochs": 7}, measure)
+        assert (run.task.classes, run.task.held_out) == (62, None)
+    assert (first.seed, second.seed) == (0, 1)
+
+
+NAME = "0123456789abcdef01234567"
+
+
+def publish(part, run, geometry=True):
+    """Commit a small checkpoint of a run; returns its network's weights by the picture alone, in
+    their order, no two alike."""
+    from midas_lib import model
+
+    settings = vary(Settings(), network__channels=(8, 8, 8, 8))
+    network = cnn(3, settings.preprocessing.size, settings.network)
+    weights = [np.full(w.shape, part + i / 100, np.float32) for i, w in enumerate(network.weights)]
+    network.set_weights(weights)
+    if geometry:
+        network = model.add_geometry(network, np.full((2, 3), 7.0), np.full(3, 8.0))
+    notes = {"run": run, "seconds": 12.5, "class_names": list("abc")}
+    path = config.ROOT / "checkpoints" / f"part{part}" / "model.keras"
+    notes |= {"settings": dataclasses.asdict(settings)}
+    inference.save_classifier(network, path, notes)
+    return weights
+
+
+@pytest.mark.parametrize("geometry", [True, False])
+def test_a_start_that_is_kept_as_a_checkpoint_is_put_into_the_store(runner, geometry):
+    publish(3, "another")
+    weights = publish(1, NAME, geometry)
+    studies.adopt({NAME, "f" * 24})
+    (path,) = config.RUNS.iterdir()
+    assert path.name == f"{NAME}.npz"
+    found = runs._load(config.RUNS, NAME)
+    for ours, theirs in zip(found.weights, weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (found.seconds, found.history, found.tests) == (12.5, {}, {})
+    assert (found.probabilities, found.views) == (None, None)
+    told = store.details(path)
+    assert (told["name"], told["last"]) == (NAME, {})
+    assert told["settings"]["network"]["channels"] == [8, 8, 8, 8]
+
+
+def test_what_the_store_has_and_what_is_no_start_is_not_adopted(runner, monkeypatch):
+    publish(1, NAME)
+    config.RUNS.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(inference, "load_classifier", lambda path: pytest.fail(f"loaded {path}"))
+    studies.adopt({"f" * 24})
+    studies.adopt(set())
+    assert list(config.RUNS.iterdir()) == []
+    (config.RUNS / f"{NAME}.npz").write_text("as it is")
+    studies.adopt({NAME})
+    assert (config.RUNS / f"{NAME}.npz").read_text() == "as it is"
+
+
+def test_all_that_a_training_goes_back_to_is_looked_for_among_the_checkpoints(runner, monkeypatch):
+    asked = []
+    monkeypatch.setattr(studies, "adopt", asked.append)
+    first, second, third = (run("a", seed).task for seed in range(3))
+    second = dataclasses.replace(second, start=first)
+    third = dataclasses.replace(third, start=second)
+    study().outcomes([third, run("a", 3).task])
+    assert asked == [{first.name, second.name}]
+    study().outcomes([first])
+    assert asked[1:] == [set()]

@@ -14,18 +14,19 @@ from midas_lib.data import Examples
 
 train.set_threads(1)  # while the tests are collected: nothing has run yet
 
-STILL = Augmentation(rotation=0, scale=0, aspect=0, shear=0, shift=0)
-TINY = Network(width=0.25, depth=(1, 1, 1))
+STILL = Augmentation(rotation=0, scale=0, aspect=0, shear=0, shift=0, elastic=0)
+TINY = Network(channels=(8, 16, 32), strides=(2, 2, 1))
+# Nothing is random but the order, and the result is what the steps have left.
 PLAIN = Settings(
     augmentation=STILL,
-    network=dataclasses.replace(TINY, dropout=0),
-    training=Training(epochs=1, batch=16, smoothing=0),
+    network=TINY,
+    training=Training(epochs=1, batch=16, smoothing=0, every=1, reestimated=False),
 )
 # Everything random at once, and a rate so high that the loss stalls.
 BUSY = Settings(
     augmentation=Augmentation(elastic=0.5, mixup=0.3),
     network=TINY,
-    training=Training(epochs=40, batch=8, rate=0.3, schedule="plateau", averaging=0.995),
+    training=Training(epochs=40, batch=8, rate=0.3, schedule="plateau", averaging=0.995, every=1),
 )
 
 
@@ -75,9 +76,11 @@ def test_history_measures_the_returned_network_on_the_held_out(uninterrupted):
     probabilities = train.predict(uninterrupted.model, held_out)
     history = uninterrupted.history
     assert {name: len(values) for name, values in history.items()} == dict.fromkeys(
-        ("step", "loss", "gradient_norm", "val_loss", "val_accuracy"), BUSY.training.epochs
+        ("step", "loss", "gradient_norm", "val_loss", "val_accuracy", "watched_loss", "rate"),
+        BUSY.training.epochs,
     )
-    assert history["step"] == [3 * (epoch + 1) for epoch in range(BUSY.training.epochs)]
+    # Of 24 examples one of each class is watched, and 20 make two batches.
+    assert history["step"] == [2 * (epoch + 1) for epoch in range(BUSY.training.epochs)]
     assert history["val_accuracy"][-1] == (probabilities.argmax(1) == held_out.labels).mean()
     of_the_label = probabilities[np.arange(10), held_out.labels]
     assert history["val_loss"][-1] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-5)
@@ -105,13 +108,15 @@ def test_the_average_forgets_less_from_step_to_step():
         np.testing.assert_allclose(c, (2 * a + 9 * b) / 11, rtol=1e-4, atol=1e-6)
 
 
-def test_without_averaging_the_result_is_the_last_weights(uninterrupted, states):
-    run = train.fit(pictures(24), 4, vary(BUSY, training__averaging=0.0))
-    assert run.history["loss"] == uninterrupted.history["loss"]
-    assert not weights_equal(run, uninterrupted)
-    saved = list(states[-1].values())
+def test_without_averaging_the_result_is_the_last_weights():
+    settings, saved = vary(PLAIN, training__epochs=3), []
+    averaged = vary(settings, training__averaging=0.995)
+    average = train.fit(pictures(24), 4, averaged, save=saved.append)
+    run = train.fit(pictures(24), 4, settings)
+    assert run.history["loss"] == average.history["loss"]
+    assert not weights_equal(run, average)
     for weight in run.model.get_weights():
-        assert any(np.array_equal(weight, array) for array in saved)
+        assert any(np.array_equal(weight, array) for array in saved[-1].values())
 
 
 # --- repeating ----------------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def test_without_averaging_the_result_is_the_last_weights(uninterrupted, states)
 def test_the_seed_decides_everything_and_the_held_out_nothing(uninterrupted):
     again = train.fit(pictures(24), 4, BUSY)
     assert weights_equal(again, uninterrupted)
-    for metric in ("step", "loss", "gradient_norm"):
+    for metric in ("step", "loss", "gradient_norm", "watched_loss", "rate"):
         assert again.history.pop(metric) == uninterrupted.history[metric]
     assert again.history == {}
 
@@ -318,6 +323,22 @@ def test_checks_divide_an_epoch_and_change_nothing_else():
     assert once.history["gradient_norm"][0] == pytest.approx(np.mean(norms[:3]), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "steps"),
+    [(6, [1, 2, 3, 8, 9, 17, 18]), (7, [1, 2, 3, 8, 9, 17, 18, 20, 21]), (1, [1, 2, 3])],
+)
+def test_only_the_first_the_last_and_every_so_manyth_epoch_is_checked(epochs, steps):
+    # Of 3 steps each: the first is checked after every step, of the others the third and the sixth.
+    change = {"training__epochs": epochs, "training__checks": (3, 2), "training__every": 3}
+    rare = train.fit(pictures(48), 4, vary(PLAIN, **change), pictures(8))
+    often = train.fit(pictures(48), 4, vary(PLAIN, **change | {"training__every": 1}), pictures(8))
+    assert weights_equal(rare, often)
+    assert rare.history["step"] == steps
+    shared = [often.history["step"].index(step) for step in steps]
+    for name, values in rare.history.items():
+        assert values == [often.history[name][i] for i in shared]
+
+
 @pytest.fixture(scope="module")
 def source():
     """The weights of a trained network of six classes."""
@@ -348,8 +369,9 @@ def test_a_start_takes_over_no_more_layers_than_asked_for(source):
         np.testing.assert_array_equal(ours, random)
 
 
-def test_frozen_layers_stay_and_the_others_learn(source):
-    steady = vary(PLAIN, training__schedule="constant")
+@pytest.mark.parametrize("reestimated", [False, True])
+def test_frozen_layers_stay_and_the_others_learn(source, reestimated):
+    steady = vary(PLAIN, training__schedule="constant", training__reestimated=reestimated)
     settings = vary(steady, transfer__frozen=True, transfer__layers=2, transfer__head=False)
     weights = train.fit(pictures(16), 4, settings, start=source).model.get_weights()
     for ours, theirs in zip(weights[:10], source[:10], strict=True):
@@ -371,6 +393,94 @@ def test_rates_fall_from_layer_to_layer_towards_the_input(source):
         full = plain.model.get_weights()[i] - start[i]
         slow = slowed.model.get_weights()[i] - start[i]
         np.testing.assert_allclose(slow, share * full, rtol=1e-3, atol=1e-7)
+
+
+# --- statistics of batch normalisation ----------------------------------------------------------
+
+
+NORMS = ("conv1_norm", "conv2_norm", "conv3_norm")
+
+
+def trained(reestimated=False, augmentation=STILL):
+    """A network after three epochs at a high rate, whose moving statistics lag behind."""
+    settings = vary(PLAIN, training__epochs=3, training__rate=0.05, augmentation=augmentation)
+    return train.fit(pictures(24), 4, vary(settings, training__reestimated=reestimated)).model
+
+
+def assert_statistics_of(model, images, names=NORMS):
+    """Each layer's statistics are those of what it is given when the network reads the images."""
+    for name in names:
+        given = keras.Model(model.input, model.get_layer(name).input)(images.astype(np.float32))
+        values = np.asarray(given, np.float64).reshape(-1, given.shape[-1])
+        _, _, mean, variance = model.get_layer(name).get_weights()
+        np.testing.assert_allclose(mean, values.mean(0), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(variance, values.var(0), rtol=1e-3, atol=1e-6)
+
+
+def test_reestimated_statistics_are_those_of_each_layers_input_and_stay_so():
+    model, images = trained(), pictures(24).pictures
+    before = model.get_weights()
+    with pytest.raises(AssertionError):
+        assert_statistics_of(model, images)
+    train.reestimate(model, images)
+    assert_statistics_of(model, images)
+    after = model.get_weights()
+    statistics = [place + i for place in (0, 5, 10) for i in (3, 4)]  # of 5 arrays a convolution
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        assert np.array_equal(old, new) == (i not in statistics)
+    train.reestimate(model, images)
+    for old, new in zip(after, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_reestimated_statistics_are_of_pictures_taken_evenly(monkeypatch):
+    monkeypatch.setattr(train, "STATISTICS", 5)
+    model, images = trained(), pictures(9).pictures
+    train.reestimate(model, images)
+    assert_statistics_of(model, images[::2])
+
+
+def test_a_frozen_layer_keeps_its_statistics_and_those_above_are_of_what_it_gives():
+    model, images = trained(), pictures(24).pictures
+    frozen = model.get_layer("conv2_norm")
+    frozen.trainable, before = False, frozen.get_weights()
+    train.reestimate(model, images)
+    for old, new in zip(before, frozen.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert_statistics_of(model, images, ("conv1_norm", "conv3_norm"))
+    with pytest.raises(AssertionError):
+        assert_statistics_of(model, images, ("conv2_norm",))
+
+
+def test_a_network_without_normalisation_has_nothing_to_estimate():
+    bare = vary(PLAIN, network__normalised=False)
+    plain, reestimated = (
+        train.fit(pictures(24), 4, vary(bare, training__reestimated=wanted))
+        for wanted in (False, True)
+    )
+    assert weights_equal(plain, reestimated)
+
+
+def test_a_training_ends_with_statistics_of_its_plain_pictures_where_asked_to():
+    moving, reestimated = (trained(wanted, Augmentation()) for wanted in (False, True))
+    assert_statistics_of(reestimated, pictures(24).pictures)
+    train.reestimate(moving, pictures(24).pictures)  # is all that had been left out
+    for a, b in zip(moving.get_weights(), reestimated.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_statistics_are_estimated_for_every_check_and_only_for_the_result():
+    settings = vary(PLAIN, training__epochs=3, training__averaging=0.9, training__rate=0.05)
+    settings = vary(settings, training__reestimated=True, training__checks=(2, 1))
+    unseen, seen = (train.fit(pictures(48), 4, settings, held) for held in (None, pictures(8)))
+    assert weights_equal(seen, unseen)
+    assert seen.history["loss"] == unseen.history["loss"]
+    # A check measures what the training would give if it ended there.
+    ended = vary(settings, training__epochs=1, training__schedule="constant")
+    for checked in (seen, train.fit(pictures(48), 4, ended, pictures(8))):
+        loss, right = train.score(checked.model, pictures(8))
+        assert checked.history["val_loss"][-1] == pytest.approx(loss.mean(), rel=1e-5)
+        assert checked.history["val_accuracy"][-1] == right.mean()
 
 
 # --- learning rate ------------------------------------------------------------------------------
@@ -422,6 +532,35 @@ def test_plateau_halves_the_rate_every_four_epochs_without_a_lower_loss(losses, 
     assert variable.numpy() == factor
 
 
+def test_what_is_watched_for_the_plateau_shows_in_the_history(monkeypatch):
+    # The best is the second; the rate is halved after the fourth check that is no better.
+    losses_ = [3.0, 2.0, *[2.5] * 9]
+    measured = iter(losses_)
+    monkeypatch.setattr(train, "score", lambda *_: (np.array([next(measured)]), np.array([True])))
+    settings = vary(PLAIN, training__schedule="plateau", training__epochs=11, training__rate=0.5)
+    history = train.fit(pictures(16), 4, settings).history
+    assert history["watched_loss"] == losses_
+    assert history["rate"] == [0.5] * 6 + [0.25] * 4 + [0.125]
+
+
+@pytest.mark.parametrize(("count", "each"), [(80, 2), (16, 1)])  # a tenth, or one of each class
+def test_what_is_watched_for_the_plateau_is_not_trained_on(count, each, monkeypatch):
+    examples, score, seen = pictures(count), train.score, []
+    monkeypatch.setattr(
+        train, "score", lambda model, given: seen.append(given) or score(model, given)
+    )
+    settings = vary(PLAIN, training__schedule="plateau", training__reestimated=True)
+    run = train.fit(examples, 4, settings)
+    (watched,) = seen
+    assert np.bincount(watched.labels).tolist() == [each] * 4
+    assert run.history["watched_loss"] == [pytest.approx(score(run.model, watched)[0].mean())]
+    away = {picture.tobytes() for picture in watched.pictures}
+    rest = [i for i, picture in enumerate(examples.pictures) if picture.tobytes() not in away]
+    assert len(rest) == count - 4 * each
+    steady = vary(settings, training__schedule="constant")
+    assert weights_equal(run, train.fit(examples.take(rest), 4, steady))
+
+
 def test_rate_test_tries_rising_rates():
     values, losses = train.rate_test(pictures(16), 4, vary(PLAIN, training__batch=2), 1e-4, 1e2)
     assert values.shape == losses.shape == (16,)
@@ -449,8 +588,8 @@ def test_views_without_warps_are_the_plain_prediction(uninterrupted):
 
 def test_views_are_of_half_the_affine_ranges_and_of_no_other(uninterrupted):
     model, examples = uninterrupted.model, pictures(10)
-    ranges = Augmentation(rotation=40.0, elastic=2.0, thickness=0.9, mixup=0.4)
-    half = Augmentation(rotation=20.0, scale=0.06, aspect=0.06, shear=0.1, shift=0.04)
+    ranges = Augmentation(rotation=40.0, thickness=0.9, mixup=0.4)
+    half = Augmentation(rotation=20.0, scale=0.1, aspect=0.1, shear=0.15, shift=0.04, elastic=0.0)
     expected = train.predict(model, examples) / 3
     for view in range(2):
         plain = tf.constant(examples.pictures, tf.float32)
@@ -491,6 +630,7 @@ def test_misspelt_setting_raises(change, error):
     [
         lambda: Training(schedule="cosin"),
         lambda: Preprocessing(mode="cosin"),
+        lambda: Network(pooling="cosin"),
         lambda: vary(Settings(), training__schedule="cosin"),
     ],
 )

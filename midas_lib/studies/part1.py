@@ -14,28 +14,33 @@ from midas_lib.runs import Outcome, Task
 from midas_lib.studies.study import Measured, Run, Study, plan_for, read_plans, rebuild
 
 CLASSES = len(config.CLASS_NAMES)
-CURVES = ("loss", "val_loss", "val_accuracy")
-CURVED = ("cross-validation", "writer-disjoint")  # arms whose curves a page shows
-# Arms of one cross-validation's networks, by what they read beside the picture: see `_run`.
-READS = {"cross-validation": "geometry", "picture-alone": "picture", "writer-aware": "writer"}
-# The partitions that compare the settings below: none of the headline's, which are 1, 2, ...
-CHOOSING_PARTITIONS = (0, 1001, 1002)
-PICTURE_ALONE = "tight crop alone"
+CURVES = ("step", "loss", "val_loss", "val_accuracy")
+# Arms of one cross-validation's networks, by what they read beside the picture: see `_logs`.
+READS = {
+    "cross-validation": "geometry", "picture-alone": "picture", "one-hand": "hand",
+    "writer-aware": "writer",
+}  # fmt: skip
+DISJOINT = {"writer-disjoint": "geometry", "writer-disjoint-hand": "hand"}
+# The partitions that settings are compared on: none of the headline's, which are 1, 2, ...
+CHOOSING_PARTITIONS = (0, 1001)
 ABLATIONS = config.read_table("ablations")  # group -> variant -> change
-# What these are worth grows with the epochs: a plan may train them as long as the headline.
-SLOW_GROUP = "Regularization"
-# The one variant that takes out what has to earn its place: compared on the headline's partitions
-# too, as the choosing ones cannot tell.
-CONFIRMED = "no label smoothing"
+# Groups that touch optimisation: each variant, and the settings that it is compared with, get the
+# best of these peak rates on the first folds of the first choosing partition.
+TUNED = ("Batch normalisation", "Learning rate", "Training", "Network")
+RATES = (1e-3, 2e-3, 4e-3)
+RATE_FOLDS = 2
+KAGGLE = 45, 50  # the last writer to train on, and the last of those that nothing is asked about
+HAND_SIZES = (1, 2, 5, 10, 17)  # images of one hand that are read together
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
 MERGED = {
     "case_merged": analysis.case_groups(config.CLASS_NAMES),
     "lookalikes_merged": analysis.merge_groups(config.CLASS_NAMES, LOOKALIKES, np.arange(CLASSES)),
 }
-# Weight of the geometry's log-likelihood beside the picture's: below 1, as the picture already
-# tells part of it. Of 0.3 to 0.7, chosen on the first of the choosing partitions.
-GEOMETRY_WEIGHT = 0.6
+# Weight of the geometry's log-likelihood beside the picture's, by how it is read: below 1, as the
+# picture already tells part of it. Chosen on the choosing partitions, see `Part1._weights`.
+SHARES = {"geometry": 0.6, "writer": 0.6, "hand": 0.7}
+WEIGHTS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)  # that were compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,35 +48,30 @@ class Plan:
     """How much of part 1's study a profile runs."""
 
     per_class: int | None = None  # images of each class used; None: all
-    epochs: int = 30  # of the main arms
+    epochs: int = 120  # of the main arms
     seeds: int = 5  # 5-fold partitions of the headline
-    ablation_epochs: int = 12  # of the ablations, each a 5-fold pass
-    slow_ablation_epochs: int = 30  # of those of `SLOW_GROUP`
-    ablation_partitions: int = len(CHOOSING_PARTITIONS)  # passes of what the first leaves open
+    disjoint_partitions: int = 3  # of unknown hands
+    kaggle_seeds: int = 3
+    lengths: tuple[int, ...] = (30, 60, 120, 240)  # epochs compared on the choosing partitions
+    ablation_epochs: int = 60  # of the ablations, each a 5-fold pass
+    ablation_partitions: int = len(CHOOSING_PARTITIONS)
+    rates: tuple[float, ...] = RATES
     groups: int | None = None  # of ablations, and how many of each; None: all
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)  # training images per class compared
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
     def ablations(self) -> list[tuple[str, str, dict]]:
-        """The variants to be run: (group, variant, changes)."""
+        """The variants to be run: (group, variant, changes); "reads" among these is no setting but
+        one of `READS`' values."""
         return [
-            (group, variant, variants[variant])
+            (group, variant, {"reads": "geometry"} | variants[variant])
             for group, variants in list(ABLATIONS.items())[: self.groups]
             for variant in list(variants)[: self.variants]
         ]
 
-    def epochs_of(self, group: str) -> int:
-        """How long the ablations of a group are trained."""
-        return self.slow_ablation_epochs if group == SLOW_GROUP else self.ablation_epochs
-
 
 PLANS = read_plans(1, Plan)
-
-
-def chosen_arm(epochs: int) -> str:
-    """The arm of the chosen settings that ablations of this length are compared with."""
-    return f"ablation/chosen for {epochs} epochs"
 
 
 def run(
@@ -88,65 +88,59 @@ def run(
     plan = plan_for(PLANS, profile, seeds)
     characters = data.limit(data.load_characters(profile), plan.per_class)
     study = Part1(plan, profile, characters, jobs=jobs, fresh=fresh)
-    final, passes = study.final(), study.passes()
-    first, *more = CHOOSING_PARTITIONS[: plan.ablation_partitions]
-    ablations = study.ablations(first)
-    study.finish([final, *passes.values(), *ablations.values()])
-    undecided = study.weigh(ablations, "first pass")
-    for partition in more:
-        ablations |= study.ablations(partition, undecided)
-    if CONFIRMED in undecided:
-        for partition in range(1, plan.seeds + 1):
-            ablations |= study.ablations(partition, [CONFIRMED])
+    final, passes, lengths = study.final(), study.passes(), study.lengths()
+    study.finish([final, *passes.values(), *lengths])
+    rates = study.rates()
+    study.finish(list(rates.values()))
+    ablations = study.ablations(study.best_rates(rates))
     study.finish(list(ablations.values()))
     study.compare(passes)
     study.weigh(ablations)
-    study.calibrate(passes["cross-validation", 1])
+    study.combine(passes, ablations)
     study.derive("inside", final.tasks, study.look_inside)
     study.show([run for (arm, _), run in passes.items() if arm == "cross-validation"])
-    linear = analysis.class_likelihood(study.geometry, study.labels, CLASSES)
+    known = study.geometry, study.labels
+    linear = analysis.class_likelihood(*known, CLASSES)
+    hands = analysis.hands(*known, study.writers, CLASSES)
     study.checkpoint(
         "model", final, "seconds",
-        lambda *trained: add_geometry(rebuild(*trained), *(GEOMETRY_WEIGHT * w for w in linear)),
+        lambda *trained: add_geometry(rebuild(*trained), *(SHARES["geometry"] * w for w in linear)),
         input="picture: pixels 0-255, bright ink on black, from midas_lib.images.preprocess; "
         "geometry: the glyph's (top, bottom) edge as shares of the 225-pixel-high scan",
+        hands={"weight": SHARES["hand"]} | {k: v.tolist() for k, v in hands._asdict().items()},
     )  # fmt: skip
     return study.write("cross-validation", "accuracy", images=len(study.labels))
 
 
+def _chosen(reads: str) -> str:
+    """The variant that ablations read in this way are compared with."""
+    return f"chosen settings, {reads}"
+
+
+def _settings(change: dict) -> dict:
+    return {name: value for name, value in change.items() if name != "reads"}
+
+
 class Pass:
-    """A cross-validation: each image is read once, by a network that never saw it.
+    """Networks that each read images they never saw. train, test: each one's rows; tasks: the
+    networks'. rows: of all tests, sorted; network: which one reads each of them, (rows,)."""
 
-    fold: (n,), 0 to 4. tasks: of the five networks; trained_on: each one's images.
-    """
-
-    def __init__(self, fold: np.ndarray):
-        self.fold, self.tasks, self.trained_on = fold, [], []
+    def __init__(self, splits: list[tuple[np.ndarray, np.ndarray]], tasks: list[Task]):
+        self.train, self.test = zip(*splits, strict=True)
+        self.tasks = tuple(tasks)
+        asked = np.concatenate(self.test)
+        self._order = np.argsort(asked)
+        self.rows = asked[self._order]
+        self.network = self.join([np.full(len(rows), k) for k, rows in enumerate(self.test)])
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
-        """What the five folds have, (n, ...), in the images' order."""
-        together = np.empty((len(self.fold), *parts[0].shape[1:]))
-        for k, part in enumerate(parts):
-            together[self.fold == k] = part
-        return together
-
-    def logs(self, probabilities: list[np.ndarray]) -> np.ndarray:
-        """The logarithms of the folds' probabilities, (n, classes)."""
-        return self.join([np.log(np.maximum(p, 1e-12)) for p in probabilities])
-
-    def geometry_logs(self, geometries: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-        """Each class's log-likelihood of each image's geometry, (n, classes), estimated from the
-        images that the fold's network was trained on. geometries: (n, d), one for each fold."""
-        parts = []
-        for k, (geometry, train) in enumerate(zip(geometries, self.trained_on, strict=True)):
-            kernel, bias = analysis.class_likelihood(geometry[train], labels[train], CLASSES)
-            parts.append(geometry[self.fold == k] @ kernel + bias)
-        return self.join(parts)
+        """What the networks have of their tests, (n, ...) each, in the order of `rows`."""
+        return np.concatenate(parts)[self._order]
 
 
 class Part1(Study):
-    """Part 1's runs, each a whole cross-validation but for the final network's, and what is
-    compared of them."""
+    """Part 1's runs, each of several networks but for the final one's, and what is compared of
+    them."""
 
     def __init__(self, plan: Plan, profile: str, characters: ImageDataset, **options):
         super().__init__(1, profile, plan, {"characters": characters}, **options)
@@ -169,39 +163,46 @@ class Part1(Study):
             arm="final", seed=0, task=task, measure=lambda one: ({"seconds": one.seconds}, {})
         )
 
-    def _pass(self, settings: Settings, fold: np.ndarray, size: int | None = None) -> Pass:
-        """size: images of each class to train on, drawn from the other folds; None takes all."""
-        one, (examples, _) = Pass(fold), self._preprocessed(settings)
+    def _splits(self, partition: int, writers=None, size: int | None = None) -> list:
+        """(train, test) rows of the five folds. size: images of each class to train on, drawn from
+        the other folds; None takes all."""
+        fold, splits = data.folds(self.labels, partition, writers), []
         for k in range(5):
             train = np.flatnonzero(fold != k)
             if size is not None:
-                order = np.random.default_rng([settings.seed, k, size]).permutation(train)
+                order = np.random.default_rng([partition, k, size]).permutation(train)
                 chosen = [order[self.labels[order] == c][:size] for c in np.unique(self.labels)]
                 train = np.sort(np.concatenate(chosen))
-            one.trained_on.append(train)
-            seeded = vary(settings, seed=10 * settings.seed + k)
-            parts = {"examples": examples.take(train), "held_out": examples.take(fold == k)}
-            one.tasks.append(Task(settings=seeded, classes=CLASSES, views=True, **parts))
-        return one
+            splits.append((train, np.flatnonzero(fold == k)))
+        return splits
 
-    def _run(self, arm: str, one: Pass, partition: int, reads: str, **varies) -> Run:
-        """reads: "picture", "geometry" beside it, or "writer": the geometry with each writer's
-        offset, estimated from the training folds, taken out."""
-        kept = CURVES if arm in CURVED and partition == 1 else ()
-        kept += ("predictions",) if arm == "cross-validation" else ()
-        epochs = one.tasks[0].settings.training.epochs
-        run = Run(
-            arm=arm, seed=partition, task=tuple(one.tasks), arrays=kept,
-            measure=lambda *outcomes: self._measure(one, reads, outcomes),
-            varies={"partition": partition, "epochs": epochs, **varies},
-        )  # fmt: skip
-        self._passes[run.digest] = one
-        return run
+    def _runs(self, arms: dict[str, str], seed: int, splits: list, changes: dict, **varies):
+        """Arm -> the run of networks trained on the splits, read in the arm's way of `READS`."""
+        tasks = []
+        for k, (train, test) in enumerate(splits):
+            settings = vary(self.settings, seed=10 * seed + k, **changes)
+            examples, _ = self._preprocessed(settings)
+            parts = {"examples": examples.take(train), "held_out": examples.take(test)}
+            tasks.append(Task(settings=settings, classes=CLASSES, views=True, **parts))
+        one, found = Pass(splits, tasks), {}
+        training = tasks[0].settings.training
+        varies = {"epochs": training.epochs, "rate": training.rate} | varies
+        for arm, reads in arms.items():
+            kept = ("predictions",)
+            kept += ("view_predictions",) if arm == "cross-validation" else ()
+            kept += CURVES if seed == 1 and arm in ("cross-validation", "writer-disjoint") else ()
+            kept += ("rate",) if arm == "ablation/halved on plateau" else ()
+            found[arm] = Run(
+                arm=arm, seed=seed, task=one.tasks, varies=varies, arrays=kept,
+                measure=lambda *outcomes, reads=reads: self._measure(one, reads, outcomes),
+            )  # fmt: skip
+            self._passes[found[arm].place] = one
+        return found
 
     def _measure(self, one: Pass, reads: str, outcomes: tuple[Outcome, ...]) -> Measured:
         logs = self._logs(one, reads, [outcome.probabilities for outcome in outcomes])
         views = self._logs(one, reads, [outcome.views for outcome in outcomes])
-        labels, probabilities, answers = self.labels, np.exp(logs), logs.argmax(1)
+        labels, probabilities, answers = self.labels[one.rows], np.exp(logs), logs.argmax(1)
         metrics = {
             "accuracy": analysis.accuracy(labels, answers),
             **{
@@ -219,143 +220,255 @@ class Part1(Study):
         }
         arrays = {
             name: np.stack([outcome.history[name] for outcome in outcomes]).astype(np.float32)
-            for name in CURVES
+            for name in outcomes[0].history
         }
         read = {"predictions": answers, "view_predictions": views.argmax(1)}
         return metrics, arrays | {name: one.astype(np.uint8) for name, one in read.items()}
 
-    def _logs(self, one: Pass, reads: str, probabilities: list[np.ndarray]) -> np.ndarray:
-        """Log-probabilities, (n, classes), of the folds' networks and what else is read."""
-        logs = one.logs(probabilities)
-        if reads != "picture":
-            known = (self.geometry, self.labels, self.writers)
-            geometries = [
-                analysis.remove_writer_offsets(*known, one.fold != k)
-                if reads == "writer"
-                else self.geometry
-                for k in range(5)
-            ]
-            logs = logs + GEOMETRY_WEIGHT * one.geometry_logs(geometries, self.labels)
-        return analysis.apply_temperature(logs, 1.0)
+    def _logs(
+        self, one: Pass, reads: str, probabilities: list, share: float | None = None,
+        together: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Log-probabilities, (rows, classes), of the networks and what else is read: "picture"
+        nothing; "geometry"; "writer" the geometry with each writer's offset, estimated from the
+        training images, taken out; "hand" that of all tests by the same writer, or of so many
+        `together`. share: instead of `SHARES`'."""
+        share, parts = SHARES.get(reads) if share is None else share, []
+        for found, train, test in zip(probabilities, one.train, one.test, strict=True):
+            logs, geometry = np.log(np.maximum(found, 1e-12)), self.geometry
+            known = self.labels[train], self.writers[train]
+            if reads == "hand":
+                hands = analysis.hands(geometry[train], *known, CLASSES)
+                for group in self._groups(self.writers[test], together):
+                    logs[group] = analysis.one_hand(
+                        logs[group], geometry[test][group], hands, share
+                    )
+            elif reads != "picture":
+                if reads == "writer":
+                    told = np.isin(np.arange(len(self.labels)), train)
+                    geometry = analysis.remove_writer_offsets(
+                        geometry, self.labels, self.writers, told
+                    )
+                kernel, bias = analysis.class_likelihood(geometry[train], known[0], CLASSES)
+                logs = logs + share * (geometry[test] @ kernel + bias)
+            parts.append(logs)
+        return analysis.apply_temperature(one.join(parts), 1.0)
+
+    def _groups(self, writers: np.ndarray, most: int | None) -> list[np.ndarray]:
+        """The places of each writer's images, in random groups of at most so many."""
+        rng, found = np.random.default_rng(0), []
+        for writer in np.unique(writers):
+            own = rng.permutation(np.flatnonzero(writers == writer))
+            found += np.array_split(own, 1 if most is None else -(-len(own) // most))
+        return found
 
     def passes(self) -> dict[tuple[str, int], Run]:
-        """(arm, partition) -> the headline's cross-validations and what is compared with them."""
+        """(arm, seed) -> the headline's cross-validations and what is compared with them."""
         found = {}
-        for p in range(1, self.plan.seeds + 1):
-            one = self._pass(vary(self.settings, seed=p), data.folds(self.labels, p))
-            for arm, reads in READS.items():
-                found[arm, p] = self._run(arm, one, p, reads)
-        first = vary(self.settings, seed=1)
-        one = self._pass(first, data.folds(self.labels, 1, self.writers))
-        found["writer-disjoint", 1] = self._run("writer-disjoint", one, 1, "geometry")
+
+        def add(arms, seed, splits, changes=(), **varies):
+            runs = self._runs(arms, seed, splits, dict(changes), **varies)
+            found.update({(arm, seed): run for arm, run in runs.items()})
+
+        for seed in range(1, self.plan.seeds + 1):
+            add(READS, seed, self._splits(seed))
+        for seed in range(1, self.plan.disjoint_partitions + 1):
+            add(DISJOINT, seed, self._splits(seed, self.writers))
+        learned, ended = (np.flatnonzero(self.writers <= last) for last in KAGGLE)
+        rest = np.setdiff1d(np.arange(len(self.labels)), ended)
+        there = len(rest) and len(np.unique(self.labels[learned])) == CLASSES
+        for seed in range(1, self.plan.kaggle_seeds + 1 if there else 1):
+            add({"kaggle": "geometry", "kaggle-hand": "hand"}, seed, [(learned, rest)])
+        whole = self._splits(1)[0][0]
         for size in self.plan.sizes:
-            one = self._pass(first, data.folds(self.labels, 1), size)
-            found[f"size-{size}", 1] = self._run(f"size-{size}", one, 1, "geometry", size=size)
+            splits = self._splits(1, size=size)
+            # As many steps: fewer images are passed over more often.
+            steps = [len(rows) // self.settings.training.batch for rows in (whole, splits[0][0])]
+            epochs = round(self.plan.epochs * steps[0] / max(1, steps[1]))
+            add({f"size-{size}": "geometry"}, 1, splits, {"training__epochs": epochs}, size=size)
         return found
 
-    def ablations(
-        self, partition: int, variants: list[str] | None = None
-    ) -> dict[tuple[str, int], Run]:
-        """The same for the variants (None: all) on one partition, and for the chosen settings at
-        each of their lengths."""
-        fold = data.folds(self.labels, partition)
+    def lengths(self) -> list[Run]:
+        """The chosen settings at each length on the choosing partitions, arms "length/..."."""
+        arms = {f"length/{reads}": reads for reads in ("picture", "geometry", "hand")}
+        return [
+            run
+            for partition in CHOOSING_PARTITIONS[: self.plan.ablation_partitions]
+            for epochs in self.plan.lengths
+            for run in self._runs(
+                arms, partition, self._splits(partition), {"training__epochs": epochs}
+            ).values()
+        ]
 
-        def one(arm, epochs, changes, reads="geometry"):
-            settings = vary(self.settings, seed=partition, training__epochs=epochs, **changes)
-            return self._run(arm, self._pass(settings, fold), partition, reads)
+    def _variants(self) -> list[tuple[str, str, dict]]:
+        """The ablations' variants, after the settings that each is compared with."""
+        variants = self.plan.ablations()
+        reads = dict.fromkeys(change["reads"] for _, _, change in variants)
+        return [("", _chosen(kind), {"reads": kind}) for kind in reads] + variants
 
+    def rates(self) -> dict[tuple[str, float], Run]:
+        """(variant, peak rate) -> what touches optimisation on the first folds alone, arms
+        "rate/..."."""
+        first = CHOOSING_PARTITIONS[0]
+        splits = self._splits(first)[:RATE_FOLDS]
+        tuned = [one for one in self._variants() if one[0] in ("", *TUNED)]
         found = {}
-        for group, variant, changes in self.plan.ablations():
-            if variants is None or variant in variants:
-                epochs, arm = self.plan.epochs_of(group), f"ablation/{variant}"
-                chosen = chosen_arm(epochs)
-                if (chosen, partition) not in found:
-                    found[chosen, partition] = one(chosen, epochs, {})
-                reads = "picture" if group == "Preprocessing" else "geometry"
-                found[arm, partition] = one(arm, epochs, changes, reads)
+        for _, variant, change in tuned:
+            for rate in self.plan.rates:
+                own = {"training__epochs": self.plan.ablation_epochs, "training__rate": rate}
+                arms = {f"rate/{variant}": change["reads"]}
+                [run] = self._runs(arms, first, splits, _settings(change) | own).values()
+                found[variant, rate] = run
         return found
 
-    def _correct(self, runs: list[Run], name: str = "predictions") -> np.ndarray:
-        """Over passes, the share that reads each image right, (n,)."""
-        return np.mean([self.array(run, name) == self.labels for run in runs], 0)
+    def best_rates(self, rates: dict) -> dict[str, float]:
+        """Variant -> the peak rate with the best accuracy there; of equals the first."""
+        best = {}
+        for variant in dict.fromkeys(variant for variant, _ in rates):
+            reached = {r: self.row(rates[variant, r])["accuracy"] for r in self.plan.rates}
+            best[variant] = max(reached, key=reached.get)
+        return best
 
-    def _weigh(self, name: str, ours: list[Run], base: list[Run]) -> dict:
-        """Under `facts[name]`: our passes against the base's, paired by image."""
+    def ablations(self, rates: dict[str, float]) -> dict[tuple[str, int], Run]:
+        """(variant, partition) -> each variant's pass and those of the settings that it is compared
+        with, arms "ablation/..."; at its own peak rate where `rates` has one, else at theirs."""
+        found = {}
+        for partition in CHOOSING_PARTITIONS[: self.plan.ablation_partitions]:
+            splits = self._splits(partition)
+            for _, variant, change in self._variants():
+                own = {"training__epochs": self.plan.ablation_epochs}
+                if rate := rates.get(variant, rates.get(_chosen(change["reads"]))):
+                    own["training__rate"] = rate
+                arms = {f"ablation/{variant}": change["reads"]}
+                [run] = self._runs(arms, partition, splits, _settings(change) | own).values()
+                found[variant, partition] = run
+        return found
 
-        def weigh():
-            hits, others = self._correct(ours), self._correct(base)
-            difference = analysis.paired_cluster_interval(hits, others, self.writers)
-            facts = {"difference": difference, "verdict": difference.verdict()}
-            return facts | {"accuracy": float(hits.mean()), "baseline": float(others.mean())}, {}
+    def _hits(self, runs: list[Run], name: str = "predictions") -> tuple[np.ndarray, np.ndarray]:
+        """What each pass reads right, (passes, images), and by which network."""
+        hits, networks = [], []
+        for run in runs:
+            one = self._passes[run.place]
+            hits.append(self.array(run, name) == self.labels[one.rows])
+            networks.append(one.network + len(networks) * len(one.tasks))
+        return np.stack(hits), np.stack(networks)
 
-        tasks = [task for run in [*ours, *base] for task in run.tasks]
-        return self.derive(name, tasks, weigh, outcomes=False)
-
-    def weigh(self, ablations: dict, name: str = "ablation") -> list[str]:
-        """Each variant against the chosen settings over the passes it has, as "name/variant";
-        returns those that are not told from them."""
-        undecided = []
-        for group, variant, _ in self.plan.ablations():
-            arms = f"ablation/{variant}", chosen_arm(self.plan.epochs_of(group))
-            passes = [p for arm, p in ablations if arm == arms[0]]
-            ours, base = ([ablations[arm, p] for p in passes] for arm in arms)
-            if self._weigh(f"{name}/{variant}", ours, base)["verdict"] == "within noise":
-                undecided.append(variant)
-        return undecided
+    def weigh(self, ablations: dict) -> None:
+        """Under "ablations", each variant against the settings that it is compared with."""
+        rows = []
+        for group, variant, change in self.plan.ablations():
+            pair = [
+                [run for (name, _), run in ablations.items() if name == one]
+                for one in (variant, _chosen(change["reads"]))
+            ]
+            (ours, networks), (base, _) = map(self._hits, pair)
+            row = {"group": group, "variant": variant, "reads": change["reads"]}
+            row |= {"accuracy": ours.mean(), "baseline": base.mean()}
+            row["difference"], row["p"] = analysis.crossed_interval(ours - 1.0 * base, networks)
+            rows.append(row)
+        adjusted = analysis.holm([row["p"] for row in rows])
+        for row, p in zip(rows, adjusted, strict=True):
+            told = "better" if row["difference"].mean > 0 else "worse"
+            row |= {"adjusted_p": p, "verdict": told if p < 0.05 else "within noise"}
+        self.info["facts"]["ablations"] = rows
 
     def compare(self, passes: dict) -> None:
-        """Accuracies with intervals over writers, and paired differences to the headline's."""
+        """Under "over/...", each arm's accuracy, and what it differs by from the headline's; both
+        over images, with these writers, and over writers."""
         arms = {}
         for (arm, _), run in passes.items():
             arms.setdefault(arm, []).append(run)
         headline = arms["cross-validation"]
-        arms |= {"test-time augmentation": headline, "ensemble": headline}
+        arms |= {"test-time augmentation": headline}
         arms[f"size-{round(0.8 * len(self.labels) / CLASSES)}"] = headline[:1]
-
-        def compare(name, runs):
-            hits, base = self._correct(runs), self._correct(headline)
-            if name == "ensemble":
-                each = [np.exp(self._headline_logs(run)) for run in runs]
-                hits = np.mean(each, 0).argmax(1) == self.labels
-            elif name == "test-time augmentation":
-                hits = self._correct(runs, "view_predictions")
-            return {
-                "accuracy": analysis.cluster_interval(hits, self.writers),
-                "difference": analysis.paired_cluster_interval(hits, base, self.writers),
-            }, {}
-
+        base, _ = self._hits(headline)
         for name, runs in arms.items():
-            tasks = [task for run in [*runs, *headline] for task in run.tasks]
-            self.derive(f"over writers/{name}", tasks, partial(compare, name, runs), outcomes=False)
+            viewed = name == "test-time augmentation"
+            hits, networks = self._hits(runs, "view_predictions" if viewed else "predictions")
+            rows, pairs = self._passes[runs[0].place].rows, min(len(hits), len(base))
+            gain = hits[:pairs] - 1.0 * base[:pairs, rows]
+            writers = self.writers[rows]
+            self.info["facts"][f"over/{name}"] = {
+                "accuracy": analysis.crossed_interval(hits, networks)[0],
+                "difference": analysis.crossed_interval(gain, networks[:pairs])[0],
+                "accuracy over writers": analysis.cluster_interval(hits.mean(0), writers),
+                "difference over writers": analysis.cluster_interval(gain.mean(0), writers),
+            }
 
-    def _headline_logs(self, run: Run) -> np.ndarray:
-        outcomes = self.outcomes(run.tasks)
-        found = [outcomes[task.name].probabilities for task in run.tasks]
-        return self._logs(self._passes[run.digest], "geometry", found)
+    def combine(self, passes: dict, ablations: dict) -> None:
+        """What rests on the networks' probabilities and not on their answers alone: weights,
+        ensemble, calibration, and how many images of a hand are read together."""
+        headline = [run for (arm, _), run in passes.items() if arm == "cross-validation"]
+        strangers = [run for (arm, _), run in passes.items() if arm == "writer-disjoint"]
+        choosing = [run for (name, _), run in ablations.items() if name == _chosen("geometry")]
+        for name, runs, compute in (
+            ("weights", choosing, self._weights),
+            ("ensemble", headline, self._ensemble),
+            ("calibration", headline[:1], self._calibration),
+            ("images of a hand", strangers, self._hand_sizes),
+        ):
+            tasks = [task for run in runs for task in run.tasks]
+            self.derive(name, tasks, partial(self._with_probabilities, runs, compute))
 
-    def calibrate(self, run: Run) -> None:
+    def _with_probabilities(self, runs: list[Run], compute, outcomes: list[Outcome]) -> Measured:
+        found = iter([outcome.probabilities for outcome in outcomes])
+        return compute(
+            [(self._passes[run.place], [next(found) for _ in run.tasks]) for run in runs]
+        )
+
+    def _weights(self, passes) -> Measured:
+        """Accuracy at each weight of the geometry, for a single image and for one hand's."""
+        facts = {}
+        for reads in ("geometry", "hand"):
+            for weight in WEIGHTS:
+                hits = [
+                    self._logs(one, reads, found, weight).argmax(1) == self.labels
+                    for one, found in passes
+                ]
+                facts.setdefault(reads, {})[str(weight)] = float(np.mean(hits))
+        return facts, {}
+
+    def _ensemble(self, passes) -> Measured:
+        """The mean of all partitions' networks: five that never saw the image."""
+        each = [np.exp(self._logs(one, "geometry", found)) for one, found in passes]
+        hits = np.mean(each, 0).argmax(1) == self.labels
+        alone = np.mean([one.argmax(1) == self.labels for one in each], 0)
+        return {
+            "accuracy": analysis.mean_interval(hits),
+            "difference": analysis.paired_interval(1.0 * hits, alone),
+        }, {}
+
+    def _calibration(self, passes) -> Measured:
         """Confidence before and after temperature scaling, each image at the temperature that the
         other four folds' predictions fit best."""
+        [(one, found)] = passes
+        logs = self._logs(one, "geometry", found)
+        calibrated, temperatures = np.empty_like(logs), []
+        for k in range(len(found)):
+            others = one.network != k
+            best = analysis.fit_temperature(self.labels[others], logs[others])
+            temperatures.append(best)
+            calibrated[~others] = analysis.apply_temperature(logs[~others], best)
+        right = logs[np.arange(len(logs)), self.labels]
+        facts = {"temperature": float(np.mean(temperatures))}
+        arrays = {"confidence": np.exp(logs.max(1)), "right_confidence": np.exp(right)}
+        for when, values in (("before", logs), ("after", calibrated)):
+            probabilities = np.exp(values)
+            curve = analysis.reliability_curve(self.labels, probabilities)
+            arrays[when] = np.stack(curve).astype(float)
+            facts[when] = analysis.expected_calibration_error(self.labels, probabilities)
+        return facts, arrays
 
-        def calibrate():
-            logs, fold = self._headline_logs(run), self._passes[run.digest].fold
-            calibrated, temperatures = np.empty_like(logs), []
-            for k in range(5):
-                others = fold != k
-                best = analysis.fit_temperature(self.labels[others], logs[others])
-                temperatures.append(best)
-                calibrated[~others] = analysis.apply_temperature(logs[~others], best)
-            right = logs[np.arange(len(logs)), self.labels]
-            facts = {"temperature": float(np.mean(temperatures))}
-            arrays = {"confidence": np.exp(logs.max(1)), "right_confidence": np.exp(right)}
-            for when, found in (("before", logs), ("after", calibrated)):
-                probabilities = np.exp(found)
-                curve = analysis.reliability_curve(self.labels, probabilities)
-                arrays[when] = np.stack(curve).astype(float)
-                facts[when] = analysis.expected_calibration_error(self.labels, probabilities)
-            return facts, arrays
-
-        self.derive("calibration", run.tasks, calibrate, outcomes=False)
+    def _hand_sizes(self, passes) -> Measured:
+        """Accuracy for unknown hands, by how many images of each are read together."""
+        facts = {}
+        for size in HAND_SIZES:
+            hits = [
+                self._logs(one, "hand", found, together=size).argmax(1) == self.labels
+                for one, found in passes
+            ]
+            facts[str(size)] = analysis.cluster_interval(np.mean(hits, 0), self.writers)
+        return facts, {}
 
     def look_inside(self, outcomes: list[Outcome]) -> Measured:
         """Learning-rate range test, and occlusion maps of the first image of some classes."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from midas_lib import analysis, config, corruptions, data, images
 from midas_lib.analysis import Interval
-from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
+from midas_lib.config import Augmentation, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
 from midas_lib.studies import tables
@@ -25,22 +25,13 @@ REHEARSED = "digits-rehearsed"
 MARGIN = 0.001  # starts whose accuracies differ by less are called equivalent
 VALIDATION_SEED = 2
 SHARPNESS_RADIUS = 0.001  # of a step that measures sharpness, as a share of the weights' norm
-NETWORK = Network(width=0.5)  # part 1's depth; on MNIST's many images, half as wide for the time
-# Fixed beforehand by training on part 1's digits and reading drawn ones, and the other way round:
-# MNIST's own labels chose none of the settings of pre-training and of few labels.
-PRETRAINING = Settings(
-    preprocessing=Preprocessing(mode="mnist"),
-    augmentation=Augmentation(
-        rotation=15.0, scale=0.15, aspect=0.2, shear=0.3, shift=0.06, thickness=1.0
-    ),
-    network=NETWORK,
-    training=Training(epochs=60),
-)
+PRETRAINING = Settings()  # part 1's
+# Of pre-training and of few labels, MNIST's own labels chose nothing. With many, milder warps do.
 MNIST = Settings(
-    preprocessing=Preprocessing(mode="mnist"),
-    augmentation=Augmentation(rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06),
-    network=NETWORK,
-    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
+    augmentation=Augmentation(
+        rotation=12.0, scale=0.12, aspect=0.12, shear=0.2, shift=0.06, elastic=0.0
+    ),
+    training=Training(batch=128, checks=(10, 4), every=1, smoothing=0.0),
 )
 # Few labels: pre-training's augmentation, and steps of fewer images.
 FEW = vary(
@@ -56,9 +47,7 @@ SELF_TRAINING = vary(
 CURVES = ("step", "val_accuracy", "val_loss", "loss", "gradient_norm")
 # How much of the start is taken over, and what may change of it: variant -> changes. Each begins
 # with the network of the 400 digits.
-LAYERS = tuple(
-    f"stage{stage}_conv{i + 1}" for stage in (1, 2, 3) for i in range(NETWORK.depth[stage - 1])
-)
+LAYERS = tuple(f"conv{i}" for i, _ in enumerate(MNIST.network.channels, 1))
 VARIANTS = {
     "fine-tuned": {},
     "linear probe": {"transfer__frozen": True},
@@ -87,7 +76,7 @@ class Plan:
     unlabelled_sizes: tuple[int, ...] = (0, 10, 100)  # labels that self-training begins with
     unlabelled_images: int | None = None  # and goes on without; None: all
     unlabelled_epochs: int = 3
-    pretraining_epochs: int = 60  # over the 62 classes; over the digits as many steps
+    pretraining_epochs: int = 120  # over the 62 classes; over the digits as many steps
     variant_images: int = 1000  # of the comparison of what is taken over
     variant_steps: int = 300
     variant_seeds: int = 3
@@ -214,7 +203,12 @@ class Part2(MnistStudy):
             )
             found["digits", seed] = pretrain("digits", seed, self.digits)
             if {"characters", "characters-digits"} & set(self.plan.starts):
-                found["characters", seed] = pretrain("characters", seed, self.characters)
+                settings = vary(
+                    PRETRAINING, training__epochs=self.plan.pretraining_epochs, **self.plan.changes
+                )
+                found["characters", seed] = self.pretrained(
+                    "start/characters", seed, settings, **both
+                )
             if "characters-digits" in self.plan.starts:
                 found["characters-digits", seed] = pretrain(
                     "characters-digits", seed, self.digits, found["characters", seed]

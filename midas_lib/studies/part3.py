@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from midas_lib import analysis, audit, config, data, images
-from midas_lib.config import Preprocessing, Settings, Training, vary
+from midas_lib.config import Settings, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
 from midas_lib.runs import Outcome
@@ -18,12 +18,7 @@ from midas_lib.studies.study import Measured, MnistStudy, Run, as_examples, plan
 
 STARTS = ("random", "pretrained")
 CURVES = ("step", "loss", "val_accuracy")
-# Augmentation and learning rate are those that part 1's data chose.
-NAIVE = Settings(
-    preprocessing=Preprocessing(mode="mnist"),
-    network=part2.NETWORK,
-    training=Training(batch=128, checks=(10, 4), smoothing=0.0),
-)
+NAIVE = part2.MNIST
 SHARPENED = {"training__loss": "PRODEN", "training__sharpening": 2.0}
 WEAK = vary(NAIVE, **SHARPENED)
 # Compared on the same images for the same number of steps. "PRODEN" alone tells what its two
@@ -70,7 +65,7 @@ class Plan:
     leak_epochs: int = 2
     side_seeds: int = 1  # of sizes and leaks
     side_steps: int = 4000  # at least, of the small sizes
-    pretraining_epochs: int = 60  # over part 1's 62 classes
+    pretraining_epochs: int = 120  # over part 1's 62 classes
     audited: int = 20_000  # images that the audit looks at
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
@@ -199,9 +194,9 @@ class Part3(MnistStudy):
         known = {"test": self.test, "held_out": self.true_held_out}
         settings = self._settings(part2.PRETRAINING, self.plan.pretraining_epochs)
         return {
-            ("pretrained", seed): self.declare(
-                "start/pretrained", seed, settings, self.characters, classes=62,
-                tests=known | {"audited": audited}, measure=partial(self.zero_shot, tests=known),
+            ("pretrained", seed): self.pretrained(
+                "start/pretrained", seed, settings, known | {"audited": audited},
+                partial(self.zero_shot, tests=known),
             )
             for seed in range(max(self.plan.pretrained_seeds, self.plan.naive_seeds))
         }  # fmt: skip

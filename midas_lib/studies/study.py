@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,6 +118,7 @@ class Study:
 
     def outcomes(self, tasks) -> dict[str, Outcome]:
         """Each task's outcome by its name, from the run store or trained."""
+        adopt({start.name for task in tasks for start in _starts(task)})
         new = [task for task in tasks if task.name not in self._finished]
         if self.fresh and new:
             runs.run_all(new, jobs=self.jobs, fresh=True)
@@ -187,6 +188,17 @@ class MnistStudy(Study):
     about anything else."""
 
     test: data.Examples
+    characters: data.Examples
+
+    def pretrained(self, arm: str, seed: int, settings: Settings, tests: dict, measure) -> Run:
+        """Part 1's network, asked about the tests as it is. Its first seed's, trained for as long,
+        is the one that part 1 published."""
+        settings = config.vary(settings, seed=settings.seed + seed)
+        trained = Task(settings=settings, examples=self.characters, classes=62)
+        as_it_is = config.vary(settings, training__epochs=0)
+        task = dataclasses.replace(trained, settings=as_it_is, start=trained, tests=tests)
+        varies = {"epochs": settings.training.epochs}
+        return Run(arm=arm, seed=seed, task=task, measure=measure, varies=varies)
 
     def declare(
         self, arm: str, seed: int, settings: Settings, examples, *, start: Run | None = None,
@@ -228,6 +240,26 @@ class MnistStudy(Study):
         metrics = self.tested(outcome)[0] | more | {"jump_start": before}
         arrays = {name: np.asarray(outcome.history[name], np.float32) for name in curves}
         return metrics | tables.pace(outcome.history, before), arrays
+
+
+def _starts(task: Task) -> Iterator[Task]:
+    """What a task starts from, what that starts from, and so on."""
+    while task := task.start:
+        yield task
+
+
+def adopt(names: set[str]) -> None:
+    """Put those of these runs that were kept as checkpoints into the run store, if it lacks them:
+    what a training starts from is the published network itself."""
+    missing = {name for name in names if not (config.RUNS / f"{name}.npz").exists()}
+    for path in sorted(config.ROOT.glob("checkpoints/part*/*.json")) if missing else ():
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        if notes.get("run") in missing:
+            from midas_lib.inference import load_classifier  # loads TensorFlow
+
+            layers = load_classifier(path.with_suffix(".keras")).model.layers
+            of_picture = [one for one in layers if one.name != "geometry_logits"]
+            runs.keep(notes["run"], [w for one in of_picture for w in one.get_weights()], notes)
 
 
 def rebuild(outcome: Outcome, settings: Settings):

@@ -69,7 +69,7 @@ var pad = (() => {
       return tf.tensor(weights.subarray(first, first + size), shape);
     };
     const layers = network.layers.map((layer) => ({
-      kind: layer.kind,
+      ...layer,
       kernel: layer.kernel && tensor(layer.kernel),
       bias: layer.bias && tensor(layer.bias),
     }));
@@ -81,10 +81,12 @@ var pad = (() => {
     const probabilities = tf.tidy(() => {
       let values = tf.tensor4d(Float32Array.from(picture, (v) => v / 255), [1, SIZE, SIZE, 1]);
       let told = 0;
-      for (const { kind, kernel, bias } of network.layers) {
+      for (const { kind, kernel, bias, size, strides, padding } of network.layers) {
         if (kind === "convolution") {
-          values = tf.relu(tf.add(tf.conv2d(values, kernel, 1, "same"), bias));
-        } else if (kind === "pooling") values = tf.maxPool(values, 2, 2, "valid");
+          values = tf.relu(tf.add(tf.conv2d(values, kernel, strides, "same"), bias));
+        } else if (kind === "largest") values = tf.maxPool(values, size, strides, padding);
+        else if (kind === "average") values = tf.avgPool(values, size, strides, padding);
+        else if (kind === "flat") values = tf.reshape(values, [1, -1]);
         else if (kind === "mean") values = tf.mean(values, [1, 2]);
         else if (kind === "linear") values = tf.add(tf.matMul(values, kernel), bias);
         else told = tf.add(tf.matMul(tf.tensor2d(geometry, [1, 2]), kernel), bias);
