@@ -258,12 +258,10 @@ def _train(task: Task, weights, state=None, save=None) -> dict[str, np.ndarray]:
 
 def keep(name: str, weights: list[np.ndarray], notes: dict) -> None:
     """File a finished network, of which no more is known, in the store. notes: its checkpoint's,
-    with "settings" and "seconds"."""
+    with "settings"."""
     arrays = {f"weight_{i}": weight for i, weight in enumerate(weights)}
-    arrays |= {
-        "seconds": np.array(notes["seconds"]),
-        "settings": np.array(json.dumps(notes["settings"])),
-    }
+    arrays["seconds"] = np.array(notes.get("seconds", np.nan))
+    arrays["settings"] = np.array(json.dumps(notes["settings"]))
     with store.on_disk(config.RUNS):
         store.write(config.RUNS / f"{name}.npz", arrays)
 

@@ -763,7 +763,7 @@ def test_more_images_of_an_unknown_hand_are_judged_over_writers(by_five, monkeyp
 def test_what_rests_on_probabilities_is_computed_from_its_own_networks(study, monkeypatch):
     found = {}
     monkeypatch.setattr(
-        study, "derive", lambda name, tasks, compute: found.update(
+        study, "derive", lambda name, tasks, compute, given: found.update(
             {name: compute([SimpleNamespace(probabilities=task.name) for task in tasks])}
         ),
     )  # fmt: skip

@@ -79,6 +79,24 @@ def test_what_stands_in_the_table_is_not_trained_again(runner):
     assert (second.info["runs"], second.info["reused_runs"]) == (2, 2)
 
 
+def test_a_row_of_the_same_training_read_another_way_is_measured_anew(runner):
+    finished([run("a", 0, varies={"share": 0.6})]).write("a", "test_accuracy")
+    same = finished([run("a", 0, varies={"share": 0.6})])
+    assert same._finished == set()  # nothing was asked of the run store
+    other = finished([run("a", 0, varies={"share": 0.5})])
+    assert other._finished == {run("a", 0).task.name}
+    assert other.table["share"].to_list() == [0.5]
+
+
+def test_facts_from_the_same_tasks_and_another_setting_are_computed_anew(runner):
+    tasks, asked = run("a", 0).tasks, []
+    for share in (0.6, 0.6, 0.5):
+        one = finished([run("a", 0)])
+        one.derive("fact", tasks, lambda _, share=share: (asked.append(share), {}), given=[share])
+        one.write("a", "test_accuracy")
+    assert asked == [0.6, 0.5]
+
+
 def test_another_arm_costs_that_arm_alone(runner):
     finished([run("a", 0)]).write("a", "test_accuracy")
     del runner.trained[:]

@@ -193,7 +193,8 @@ class Part1(Study):
             kept += CURVES if seed == 1 and arm in ("cross-validation", "writer-disjoint") else ()
             kept += ("rate",) if arm == "ablation/halved on plateau" else ()
             found[arm] = Run(
-                arm=arm, seed=seed, task=one.tasks, varies=varies, arrays=kept,
+                arm=arm, seed=seed, task=one.tasks, arrays=kept,
+                varies=varies | {"share": SHARES.get(reads, 0.0)},
                 measure=lambda *outcomes, reads=reads: self._measure(one, reads, outcomes),
             )  # fmt: skip
             self._passes[found[arm].place] = one
@@ -408,7 +409,9 @@ class Part1(Study):
             ("images of a hand", strangers, self._hand_sizes),
         ):
             tasks = [task for run in runs for task in run.tasks]
-            self.derive(name, tasks, partial(self._with_probabilities, runs, compute))
+            self.derive(
+                name, tasks, partial(self._with_probabilities, runs, compute), given=[SHARES]
+            )
 
     def _with_probabilities(self, runs: list[Run], compute, outcomes: list[Outcome]) -> Measured:
         found = iter([outcome.probabilities for outcome in outcomes])

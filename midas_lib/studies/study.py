@@ -94,8 +94,9 @@ class Study:
                 self._keep(run.place, arrays)
 
     def _stands(self, run: Run) -> bool:
-        wanted = {f"{run.place}/{name}" for name in run.arrays}
-        return run.place in self._known_rows and wanted <= self.known.arrays.keys()
+        wanted, known = {f"{run.place}/{name}" for name in run.arrays}, self._known_rows
+        alike = (known.get(run.place, {}).get(name) == v for name, v in run.varies.items())
+        return run.place in known and all(alike) and wanted <= self.known.arrays.keys()
 
     def _known_arrays(self, place: str) -> dict[str, np.ndarray]:
         return {k: v for k, v in self.known.arrays.items() if k.startswith(f"{place}/")}
@@ -128,12 +129,14 @@ class Study:
             self._used[task.name] = found[task.name].reused and not self.fresh
         return found
 
-    def derive(self, name: str, tasks, compute: Callable[..., Measured], outcomes: bool = True):
-        """Return `facts[name]`, which is no run's own: an earlier study's, if from the same tasks,
-        else computed. compute: from the tasks' outcomes, or without `outcomes` from nothing, to
-        facts, for JSON, and arrays, kept as "name/key"."""
+    def derive(
+        self, name: str, tasks, compute: Callable[..., Measured], outcomes: bool = True, given=()
+    ):  # fmt: skip
+        """Return `facts[name]`, which is no run's own: an earlier study's, if from the same tasks
+        and what else is given, JSON-like, else computed. compute: from the tasks' outcomes, or
+        without `outcomes` from nothing, to facts, for JSON, and arrays, kept as "name/key"."""
         tasks = list(tasks)
-        digest = config.digest([name, *(task.name for task in tasks)])[:24]
+        digest = config.digest([name, *given, *(task.name for task in tasks)])[:24]
         if self.known.info.get("digests", {}).get(name) == digest:
             facts = self.known.info["facts"].get(name)
             self.arrays |= self._known_arrays(name)
