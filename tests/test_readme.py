@@ -25,7 +25,8 @@ def test_the_model_card_has_every_network_with_its_measured_accuracy():
     measured = {}
     for path in CHECKPOINTS:
         about = json.loads(path.read_text())
-        accuracy = about.get("test_accuracy") or about["cross_validated_accuracy"]["mean"]
+        part1 = json.loads((ROOT / "executed" / "results" / "part1.json").read_text())
+        accuracy = about.get("test_accuracy", part1["headline"]["mean"])
         measured[f"{path.parent.name}/{path.stem}.keras"] = f"{accuracy:.4f}"
     assert len(measured) >= 11
     assert stated == measured
