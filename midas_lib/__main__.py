@@ -124,19 +124,21 @@ def evaluate(args):
         args.csv.write_text(_csv(predictions), encoding="utf-8")
     if "accuracy" not in result:  # a folder without labels: the predictions are the answer
         return result, f"written to {args.csv}" if args.csv else _csv(predictions).rstrip()
-    low, high = result["accuracy_interval"]
+
+    def accuracy(measured):
+        low, high = measured["accuracy_interval"]
+        return f"{measured['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"
+
     rows = [
         ("images", str(result["n"])),
-        ("accuracy", f"{result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"),
+        ("accuracy", accuracy(result)),
         ("top 5", f"{result['top5_accuracy']:.4f}"),
         ("case merged", f"{result['case_merged_accuracy']:.4f}"),
         ("calibration error", f"{result['ece']:.4f}"),
     ]
     if args.hands:
         hands = result["hands"]
-        low, high = hands["accuracy_interval"]
-        told = f"{hands['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})"
-        rows.append((f"{hands['writers']} hands, each read together", told))
+        rows.append((f"{hands['writers']} hands, each read together", accuracy(hands)))
     return result, _columns(rows)
 
 

@@ -150,11 +150,6 @@ def cluster_interval(correct, clusters):
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_cluster_interval(correct_a, correct_b, clusters):
-    """`cluster_interval` of a - b for two classifiers judged on the same images."""
-    return cluster_interval(np.subtract(*_paired(correct_a, correct_b)), clusters)
-
-
 def crossed_interval(values, networks):
     """Mean of values (passes, images), with its interval and the p-value of a mean of zero.
 

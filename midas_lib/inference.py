@@ -42,23 +42,27 @@ class Classifier:
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
-        inputs = images.preprocess(scans, self.preprocessing)[: len(self.model.inputs)]
-        parts = []
-        for start in range(0, len(scans), BATCH):
-            batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
-            parts.append(self.model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
-        return np.concatenate(parts)
+        return _ask(self.model, *images.preprocess(scans, self.preprocessing))
 
     def read_hands(self, scans: np.ndarray, writers: np.ndarray) -> np.ndarray:
         """The answers, int (n,), of scans when all those by one writer are read together, see
         `analysis.one_hand`: nobody's labels are asked for. writers: (n,)."""
-        _, geometry = images.preprocess(scans, self.preprocessing)
-        alone = keras.Model(self.model.inputs[0], self.model.get_layer("logits").output)
-        logs = dataclasses.replace(self, model=alone).probabilities(scans)
+        pictures, geometry = images.preprocess(scans, self.preprocessing)
+        logits = self.model.get_layer("logits").output
+        logs = _ask(keras.Model(self.model.inputs[:1], logits), pictures)
         for writer in np.unique(writers):
             own = writers == writer
             logs[own] = analysis.one_hand(logs[own], geometry[own], *self.hands)
         return logs.argmax(1)
+
+
+def _ask(model: keras.Model, *inputs: np.ndarray) -> np.ndarray:
+    """What a network answers to its inputs, (n, ...) each; what it does not take is left out."""
+    parts, inputs = [], inputs[: len(model.inputs)]
+    for start in range(0, len(inputs[0]), BATCH):
+        batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
+        parts.append(model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
+    return np.concatenate(parts)
 
 
 def save_classifier(model: keras.Model, path: Path, description: dict) -> None:

@@ -178,13 +178,6 @@ def test_repeating_every_image_inside_its_cluster_adds_no_certainty():
     assert analysis.mean_interval(np.tile(correct, 5)).high < once.high
 
 
-def test_paired_cluster_interval_takes_bools():
-    a, b = np.array([True, True, False, True]), np.array([True, False, False, False])
-    ours = analysis.paired_cluster_interval(a, b, [1, 1, 2, 2])
-    assert ours == analysis.cluster_interval([0, 1, 0, 1], [1, 1, 2, 2])
-    assert ours.mean == 0.5
-
-
 @pytest.mark.parametrize(
     ("networks", "of_networks", "freedom"),
     [

@@ -216,10 +216,9 @@ def test_lengths_are_compared_on_the_choosing_partitions_with_the_same_networks(
 def test_every_variant_has_a_name_of_its_own_and_changes_something():
     named = [variant for variants in part1.ABLATIONS.values() for variant in variants]
     assert len(set(named)) == len(named)
-    for _, variant, change in part1.Plan().ablations():
-        settings = {name: value for name, value in change.items() if name != "reads"}
-        assert vary(Settings(), **settings) != Settings(), variant
-        assert change["reads"] in ("geometry", "picture")
+    for _, variant, reads, change in part1.Plan().ablations():
+        assert vary(Settings(), **change) != Settings(), variant
+        assert reads in ("geometry", "picture")
 
 
 def test_an_ablation_changes_what_it_says_and_the_rate_where_it_was_tuned(study):
@@ -229,12 +228,12 @@ def test_an_ablation_changes_what_it_says_and_the_rate_where_it_was_tuned(study)
     assert {variant for variant, _ in study.rates()} == tuned
     rates = {variant: 1e-4 * i for i, variant in enumerate(sorted(tuned), 1)}
     found = study.ablations(rates)
-    variants = {variant: change for _, variant, change in PLAN.ablations()}
-    variants |= {name: {"reads": reads} for reads, name in CHOSEN.items()}
+    variants = {variant: (reads, change) for _, variant, reads, change in PLAN.ablations()}
+    variants |= {name: (reads, {}) for reads, name in CHOSEN.items()}
     assert set(found) == {(variant, p) for variant in variants for p in (0, 1001)}
     for (variant, partition), run in found.items():
-        change = {name: value for name, value in variants[variant].items() if name != "reads"}
-        rate = rates.get(variant, rates[CHOSEN[variants[variant]["reads"]]])
+        reads, change = variants[variant]
+        rate = rates.get(variant, rates[CHOSEN[reads]])
         base = vary(Settings(), **PLAN.changes)
         for k, task in enumerate(run.tasks):
             wanted = vary(
@@ -250,7 +249,7 @@ def test_an_ablation_changes_what_it_says_and_the_rate_where_it_was_tuned(study)
 
 def test_rates_are_tried_on_the_first_folds_of_the_first_choosing_partition(study):
     fold = data.folds(study.labels, 0)
-    changes = {variant: change for _, variant, change in PLAN.ablations()}
+    changes = {variant: change for _, variant, _, change in PLAN.ablations()}
     found = study.rates()
     assert {rate for _, rate in found} == {1e-3, 4e-3}
     for (variant, rate), run in found.items():
@@ -259,8 +258,7 @@ def test_rates_are_tried_on_the_first_folds_of_the_first_choosing_partition(stud
         assert len(tests) == len(run.tasks) == 2
         for k, (test, task) in enumerate(zip(tests, run.tasks, strict=True)):
             np.testing.assert_array_equal(test, np.flatnonzero(fold == k))
-            change = dict(changes.get(variant, {}))
-            change.pop("reads", None)
+            change = changes.get(variant, {})
             base = vary(Settings(), **PLAN.changes)
             own = {"seed": k, "training__epochs": 3, "training__rate": rate}
             assert task.settings == vary(base, **own, **change)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fakes import cnn
 
 from midas_lib import augment, config, losses, train
 from midas_lib.config import Augmentation, Network, Preprocessing, Settings, Training, vary
@@ -144,7 +145,8 @@ def test_another_seed_gives_another_result(uninterrupted):
         ),
     ],
 )
-def test_every_epoch_has_its_own(examples, change):
+def test_every_epoch_has_its_own(examples, change, monkeypatch):
+    monkeypatch.setattr(train, "build_cnn", cnn)
     # At rate 0 the network stays as it is, so that only the batches can change the loss.
     settings = vary(PLAIN, training__rate=0.0, training__epochs=4, **change)
     losses = train.fit(examples, 4, settings).history["loss"]
@@ -229,7 +231,8 @@ def test_weights_decay_by_rate_times_decay():
     np.testing.assert_allclose(decayed - plain, -0.01 * 0.5 * first, atol=1e-6)
 
 
-def test_each_step_has_its_rate_and_half_of_it_on_a_plateau():
+def test_each_step_has_its_rate_and_half_of_it_on_a_plateau(monkeypatch):
+    monkeypatch.setattr(train, "build_cnn", cnn)  # as nothing reaches the first layer before
     settings = vary(PLAIN, training__epochs=4, training__rate=0.01)
     saved = []
     train.fit(pictures(16), 4, settings, save=saved.append)  # of one step an epoch

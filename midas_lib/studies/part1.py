@@ -25,9 +25,8 @@ DISJOINT = {"writer-disjoint": "geometry", "writer-disjoint-hand": "hand"}
 CHOOSING_PARTITIONS = (0, 1001)
 ABLATIONS = config.read_table("ablations")  # group -> variant -> change
 # Groups that touch optimisation: each variant, and the settings that it is compared with, get the
-# best of these peak rates on the first folds of the first choosing partition.
+# best of some peak rates on the first `RATE_FOLDS` folds of the first choosing partition.
 TUNED = ("Batch normalisation", "Learning rate", "Training", "Network")
-RATES = (1e-3, 2e-3, 4e-3)
 RATE_FOLDS = 2
 KAGGLE = 45, 50  # the last writer to train on, and the last of those that nothing is asked about
 HAND_SIZES = (1, 2, 5, 10, 17)  # images of one hand that are read together
@@ -55,17 +54,20 @@ class Plan:
     lengths: tuple[int, ...] = (30, 60, 120, 240)  # epochs compared on the choosing partitions
     ablation_epochs: int = 60  # of the ablations, each a 5-fold pass
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
-    rates: tuple[float, ...] = RATES
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)  # peaks tried of each of `TUNED`
     groups: int | None = None  # of ablations, and how many of each; None: all
     variants: int | None = None
     sizes: tuple[int, ...] = (5, 10, 20)  # training images per class compared
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
 
-    def ablations(self) -> list[tuple[str, str, dict]]:
-        """The variants to be run: (group, variant, changes); "reads" among these is no setting but
-        one of `READS`' values."""
+    def ablations(self) -> list[tuple[str, str, str, dict]]:
+        """The variants to be run: (group, variant, what is read, changes)."""
+
+        def one(group, variant, reads="geometry", **changes):
+            return group, variant, reads, changes
+
         return [
-            (group, variant, {"reads": "geometry"} | variants[variant])
+            one(group, variant, **variants[variant])
             for group, variants in list(ABLATIONS.items())[: self.groups]
             for variant in list(variants)[: self.variants]
         ]
@@ -115,10 +117,6 @@ def run(
 def _chosen(reads: str) -> str:
     """The variant that ablations read in this way are compared with."""
     return f"chosen settings, {reads}"
-
-
-def _settings(change: dict) -> dict:
-    return {name: value for name, value in change.items() if name != "reads"}
 
 
 class Pass:
@@ -301,11 +299,11 @@ class Part1(Study):
             ).values()
         ]
 
-    def _variants(self) -> list[tuple[str, str, dict]]:
+    def _variants(self) -> list[tuple[str, str, str, dict]]:
         """The ablations' variants, after the settings that each is compared with."""
         variants = self.plan.ablations()
-        reads = dict.fromkeys(change["reads"] for _, _, change in variants)
-        return [("", _chosen(kind), {"reads": kind}) for kind in reads] + variants
+        kinds = dict.fromkeys(reads for _, _, reads, _ in variants)
+        return [("", _chosen(reads), reads, {}) for reads in kinds] + variants
 
     def rates(self) -> dict[tuple[str, float], Run]:
         """(variant, peak rate) -> what touches optimisation on the first folds alone, arms
@@ -314,12 +312,11 @@ class Part1(Study):
         splits = self._splits(first)[:RATE_FOLDS]
         tuned = [one for one in self._variants() if one[0] in ("", *TUNED)]
         found = {}
-        for _, variant, change in tuned:
+        for _, variant, reads, change in tuned:
             for rate in self.plan.rates:
                 own = {"training__epochs": self.plan.ablation_epochs, "training__rate": rate}
-                arms = {f"rate/{variant}": change["reads"]}
-                [run] = self._runs(arms, first, splits, _settings(change) | own).values()
-                found[variant, rate] = run
+                arms = {f"rate/{variant}": reads}
+                [found[variant, rate]] = self._runs(arms, first, splits, change | own).values()
         return found
 
     def best_rates(self, rates: dict) -> dict[str, float]:
@@ -336,13 +333,12 @@ class Part1(Study):
         found = {}
         for partition in CHOOSING_PARTITIONS[: self.plan.ablation_partitions]:
             splits = self._splits(partition)
-            for _, variant, change in self._variants():
+            for _, variant, reads, change in self._variants():
                 own = {"training__epochs": self.plan.ablation_epochs}
-                if rate := rates.get(variant, rates.get(_chosen(change["reads"]))):
+                if rate := rates.get(variant, rates.get(_chosen(reads))):
                     own["training__rate"] = rate
-                arms = {f"ablation/{variant}": change["reads"]}
-                [run] = self._runs(arms, partition, splits, _settings(change) | own).values()
-                found[variant, partition] = run
+                runs = self._runs({f"ablation/{variant}": reads}, partition, splits, change | own)
+                [found[variant, partition]] = runs.values()
         return found
 
     def _hits(self, runs: list[Run], name: str = "predictions") -> tuple[np.ndarray, np.ndarray]:
@@ -357,13 +353,13 @@ class Part1(Study):
     def weigh(self, ablations: dict) -> None:
         """Under "ablations", each variant against the settings that it is compared with."""
         rows = []
-        for group, variant, change in self.plan.ablations():
+        for group, variant, reads, _ in self.plan.ablations():
             pair = [
                 [run for (name, _), run in ablations.items() if name == one]
-                for one in (variant, _chosen(change["reads"]))
+                for one in (variant, _chosen(reads))
             ]
             (ours, networks), (base, _) = map(self._hits, pair)
-            row = {"group": group, "variant": variant, "reads": change["reads"]}
+            row = {"group": group, "variant": variant, "reads": reads}
             row |= {"accuracy": ours.mean(), "baseline": base.mean()}
             row["difference"], row["p"] = analysis.crossed_interval(ours - 1.0 * base, networks)
             rows.append(row)
