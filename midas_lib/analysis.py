@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
-from sklearn import manifold, metrics
+from sklearn import metrics
 
 
 def accuracy(labels, predictions):
@@ -51,13 +51,6 @@ def merged_accuracy(labels, predictions, groups):
     return accuracy(np.take(groups, labels), np.take(groups, predictions))
 
 
-def per_class_accuracy(labels, predictions, classes):
-    """Accuracy (recall) of each class, float (classes,); nan for a class that has no image."""
-    return metrics.recall_score(
-        labels, predictions, labels=np.arange(classes), average=None, zero_division=np.nan
-    )
-
-
 def per_group_accuracy(correct, groups):
     """Mean of `correct` in each group, {group: fraction}, sorted by group, e.g. by writer."""
     return pd.Series(correct, dtype=float).groupby(np.asarray(groups)).mean().to_dict()
@@ -84,6 +77,10 @@ class Interval:
             return "within noise"
         return "better" if self.mean > 0 else "worse"
 
+    def scaled(self, factor):
+        """The interval in a unit of which one of its own has `factor` > 0."""
+        return Interval(*(factor * value for value in (self.mean, self.low, self.high)), self.n)
+
     def within(self, margin):
         """Whether a difference is equivalent to none: the whole interval lies inside -margin to
         margin (two one-sided tests, Schuirmann 1987). False without an interval."""
@@ -93,7 +90,7 @@ class Interval:
         """With as many decimals as give half the interval's width two digits."""
         width = (self.high - self.low) / 2
         decimals = 1 - math.floor(math.log10(width)) if 0 < width < np.inf else 4
-        form = f".{min(max(decimals, 0), 6)}f"
+        form = f",.{min(max(decimals, 0), 6)}f"
         return f"{self.mean:{form}}{self._bounds(form)}, n = {self.n}"
 
     def percent(self, digits=1):
@@ -193,13 +190,6 @@ def _paired(a, b):
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"expected two arrays (n,) of equal length, not {a.shape} and {b.shape}")
     return a, b
-
-
-def mcnemar(only_a, only_b):
-    """Exact two-sided p-value of McNemar's test (McNemar 1947): `only_a`, `only_b` are how many
-    images one of two classifiers alone has right, coin flips if both are equally good."""
-    flips = int(only_a + only_b)
-    return float(stats.binomtest(int(only_a), flips).pvalue) if flips else 1.0
 
 
 class ReliabilityCurve(NamedTuple):
@@ -364,9 +354,11 @@ def one_hand(logs, geometry, hands, weight, rounds=10):
 
 
 def steps_to(steps, values, threshold):
-    """The first of `steps` (checks,) at which `values` (checks,) reaches the threshold, or inf."""
-    reached = np.flatnonzero(np.asarray(values) >= threshold)
-    return float(steps[reached[0]]) if len(reached) else np.inf
+    """The first of `steps` (checks,) from which on `values` (checks,) stay at or above the
+    threshold, or inf: reached, and kept."""
+    below = np.flatnonzero(np.asarray(values) < threshold)
+    first = below[-1] + 1 if len(below) else 0
+    return float(steps[first]) if first < len(values) else np.inf
 
 
 def restricted_mean(times, horizon):
@@ -387,16 +379,6 @@ def ratio_interval(a, b):
         raise ValueError("ratios need positive values")
     logs = paired_interval(np.log(a), np.log(b))
     return Interval(*np.exp([logs.mean, logs.low, logs.high]).tolist(), logs.n)
-
-
-def area_under_curve(steps, values, horizon):
-    """Mean height of a learning curve from step 0 to the horizon.
-
-    steps, values: (checks,), steps increasing; straight lines between checks, level before the
-    first and after the last.
-    """
-    where = np.unique(np.clip([0, *steps, horizon], 0, horizon))
-    return float(np.trapezoid(np.interp(where, steps, values), where) / horizon)
 
 
 def labels_needed(sizes, accuracies, wanted):
@@ -438,15 +420,6 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
     return Interval(estimate, float(low), float(high), count)
 
 
-def equivalence_size(sizes, a, b, margin):
-    """The smallest of `sizes` from which on a and b, accuracies (rows, s) paired by row, differ by
-    less than the margin, by their intervals; None where not even the largest does."""
-    pairs = zip(np.transpose(a), np.transpose(b), strict=True)
-    apart = [not paired_interval(*pair).within(margin) for pair in pairs]
-    first = max(np.flatnonzero(apart), default=-1) + 1
-    return int(sizes[first]) if first < len(sizes) else None
-
-
 def linear_cka(x, y):
     """Linear centred kernel alignment of two feature matrices, (n, p) and (n, q), in [0, 1].
 
@@ -455,8 +428,3 @@ def linear_cka(x, y):
     x, y = (np.asarray(features, float) - np.mean(features, axis=0) for features in (x, y))
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / norms)
-
-
-def embedding(features, seed=0):
-    """Features (n, d) as points (n, 2), neighbours kept (t-SNE, van der Maaten & Hinton 2008)."""
-    return manifold.TSNE(init="pca", random_state=seed).fit_transform(np.asarray(features))

@@ -147,10 +147,9 @@ class Training:
     epochs: passes over the training images. batch: images per step. rate: the learning rate's
     peak; schedule: its course, see `train.learning_rates`. weight_decay: AdamW's. smoothing: share
     of the target spread over all classes, for "cross-entropy". averaging: decay, per step, of the
-    running average of the weights that is the result; 0 takes the last weights. checks: how often
-    held-out examples are measured in the first epoch, and in each later one that is a multiple of
-    `every`, or the last. loss: one of `LOSSES`;
-    all but "cross-entropy" take labels for complementary. leak: the share of labels that are true
+    running average of the weights that is the result; 0 takes the last weights. checks, every: when
+    held-out examples are measured, see `train.check_steps`. loss: one of `LOSSES`; all but
+    "cross-entropy" take labels for complementary. leak: the share of labels that are true
     nevertheless, for "forward" and "PRODEN". sharpening: the exponent that the targets of "PRODEN"
     end with, growing from 1 after the share `sharpening_start` of the steps. balance: weight of
     `losses.imbalance` until then, falling to 0 as the exponent grows. reestimated: whether the
@@ -165,7 +164,7 @@ class Training:
     weight_decay: float = 1e-2
     smoothing: float = 0.1
     averaging: float = 0.0
-    checks: tuple[int, int] = (1, 1)
+    checks: int = 0
     every: int = 5
     loss: str = "cross-entropy"
     leak: float = 0.0

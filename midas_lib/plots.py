@@ -18,7 +18,6 @@ import matplotlib.style
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from midas_lib import config
@@ -30,7 +29,7 @@ DASHED = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "marker": ""}
 SMALL = 10  # points, titles of small pictures
 
 LOOKS = config.read_table("looks")
-ARM_STYLES, OTHER_STYLES, DIGIT_COLORS = LOOKS["arms"], LOOKS["others"], LOOKS["digits"]
+ARM_STYLES, OTHER_STYLES = LOOKS["arms"], LOOKS["others"]
 FORMATS = {  # what an axis shows -> what its ticks say
     "count": lambda value, _: f"{value:,.0f}",
     "millions": lambda value, _: f"{value / 1e6:g}",
@@ -409,9 +408,9 @@ def reliability(curve_before, curve_after, ece_before, ece_after):
 
 @_styled
 def convergence(curves):
-    """Validation error in training: {arm: (steps (checks,), error shares (seeds, checks))}, the
-    mean over the seeds and a band from the least to the largest; steps start at 1."""
-    ax = _axes(4.4, "Training steps", "Validation error", "log count", "log percent")
+    """Validation error in training: {arm: (images seen (checks,), error shares (seeds, checks))},
+    the mean over the seeds and a band from the least to the largest; above 0 images."""
+    ax = _axes(4.4, "Training images seen", "Validation error", "log count", "log percent")
     _draw_ranges(ax, curves, markevery=0.1)
     return _label_ends(ax)
 
@@ -480,13 +479,13 @@ def robustness(accuracy):
 
 
 @_styled
-def label_efficiency(accuracy, zero_shot=None):
+def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images (log scale)"):
     """Test error against labelled images: {arm: {size: Interval of the accuracy}}, where an arm may
     lack sizes. `zero_shot`, {arm: accuracy without a label}, stands hollow at the left."""
     zero_shot = zero_shot or {}
     styles = _styles(accuracy | zero_shot)
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
-    ax = _axes(4.6, "Labelled training images (log scale)", "Test error", y="log percent")
+    ax = _axes(4.6, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
         xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
@@ -532,16 +531,6 @@ def transplant(accuracy):
 
 
 @_styled
-def layer_profile(layers, values, ylabel):
-    """A quantity, named by `ylabel`, at each layer: {arm: (seeds, layers)}, the mean over the seeds
-    and a band from the least to the largest."""
-    ax = _axes(3.8, "Layer", ylabel)
-    _draw_ranges(ax, {arm: (range(len(layers)), runs) for arm, runs in values.items()})
-    ax.set_xticks(range(len(layers)), layers)
-    return _label_ends(ax)
-
-
-@_styled
 def interpolation(alphas, errors):
     """Validation error on the straight line between two solutions: {label: (pairs, alphas)}, with
     `alphas` (alphas,) in [0, 1]; the mean over the pairs and a band from least to largest."""
@@ -549,51 +538,6 @@ def interpolation(alphas, errors):
     ax = _axes(4, xlabel, "Validation error", y="log percent")
     _draw_ranges(ax, {label: (alphas, pairs) for label, pairs in errors.items()})
     return _legend(ax.figure, _styles(errors).values())  # the lines' ends lie together
-
-
-@_styled
-def per_digit(errors):
-    """Share of each digit's test images misread: {arm: (10,)}."""
-    ax = _axes(4, "Digit", "Images misread", y="percent", xticks=range(10))
-    for arm, style in _styles(errors).items():
-        ax.plot(errors[arm], **style | {"linewidth": 1})
-    ax.set_ylim(bottom=0)
-    return _label_ends(ax)
-
-
-@_styled
-def embedding(points, labels, names):
-    """Pictures as points (n, 2), coloured by digit (n,), its name at each digit's median. Only
-    nearness means something: the axes have no unit."""
-    points, labels = np.asarray(points), np.asarray(labels)
-    ax = _axes(5.6, xticks=[], yticks=[], aspect="equal")
-    ax.scatter(*points.T, s=8, c=np.array(DIGIT_COLORS)[labels], alpha=0.7, lw=0)
-    outlined = [withStroke(linewidth=4, foreground="white")]
-    look = {"ha": "center", "va": "center", "size": 18, "weight": "bold"}
-    for digit in np.unique(labels):
-        middle = np.median(points[labels == digit], axis=0)
-        ax.annotate(names[digit], middle, **look, path_effects=outlined)
-    ax.spines[:].set_visible(False)
-    return ax.figure
-
-
-@_styled
-def filters(kernels):
-    """First-layer filters, {title: (k, k, filters)}, each lot near to a square, on one scale about
-    zero, which is gray."""
-    figure = Figure(figsize=(WIDTH, 1 + WIDTH / len(kernels)))
-    axes = figure.subplots(1, len(kernels), squeeze=False)[0]
-    top = max(np.abs(weights).max() for weights in kernels.values())
-    for ax, (title, weights) in zip(axes, kernels.items(), strict=True):
-        gap = (0, 0), (0, 1), (0, 1)
-        tiles = np.pad(np.moveaxis(weights, -1, 0), gap, constant_values=np.nan)
-        columns = int(np.ceil(np.sqrt(len(tiles))))
-        mosaic = _tile(tiles, -(-len(tiles) // columns), columns, np.nan)[:-1, :-1]
-        drawn = ax.imshow(mosaic, vmin=-top, vmax=top, interpolation="nearest")
-        ax.set_title(textwrap.fill(title, 16))
-        ax.set_axis_off()
-    figure.colorbar(drawn, ax=axes, location="bottom", label="Weight", aspect=40, shrink=0.6)
-    return figure
 
 
 def _styles(names):

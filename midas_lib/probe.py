@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from midas_lib.data import Examples
 from midas_lib.train import predict, reestimate, score
@@ -42,16 +41,6 @@ def features(model: keras.Model, examples: Examples, layers: list[str]) -> dict[
     return dict(zip(layers, np.split(joined, ends[:-1], 1), strict=True))
 
 
-def distances(start: keras.Model, end: keras.Model) -> dict[str, float]:
-    """How far each layer's kernel travelled, as a share of its norm at the start."""
-    found = {}
-    for layer in start.layers:
-        if hasattr(layer, "kernel"):
-            before, after = (np.asarray(m.get_layer(layer.name).kernel) for m in (start, end))
-            found[layer.name] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
-    return found
-
-
 def interpolate(
     one: keras.Model, other: keras.Model, shares: np.ndarray, examples: Examples, held_out: Examples
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -70,33 +59,3 @@ def interpolate(
         measured.append([each.mean() for each in score(between, held_out)])
     losses, accuracies = np.transpose(measured)
     return losses, accuracies
-
-
-def sharpness(model: keras.Model, examples: Examples, radius: float = 0.001) -> float:
-    """By how much, in nats, the loss on the examples rises after one step up its gradient, of
-    `radius` times the weights' norm (Foret et al. 2021, section 2, with a relative radius). The
-    network is used as for prediction, and left as it was."""
-    pictures = tf.constant(examples.pictures, tf.float32)
-    weights = model.trainable_variables
-    before = [tf.identity(w) for w in weights]
-
-    def loss():
-        answers = model(pictures, training=False)
-        each = keras.losses.sparse_categorical_crossentropy(examples.labels, answers)
-        return tf.reduce_mean(each)
-
-    with tf.GradientTape() as tape:
-        here = loss()
-    gradients = tape.gradient(here, weights)
-    step = radius * tf.linalg.global_norm(before) / tf.linalg.global_norm(gradients)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.assign_add(step * gradient)
-    there = loss()
-    for weight, old in zip(weights, before, strict=True):
-        weight.assign(old)
-    return float(there - here)
-
-
-def first_filters(model: keras.Model) -> np.ndarray:
-    """The first convolution's kernel, float32 (height, width, filters)."""
-    return np.asarray(model.get_layer("conv1").kernel)[:, :, 0]

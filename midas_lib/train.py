@@ -75,6 +75,21 @@ def learning_rates(training: Training, steps: int) -> np.ndarray:
     return (training.rate * np.where(t < climb, t / climb, fall)).astype(np.float32)
 
 
+def check_steps(training: Training, steps: int) -> np.ndarray:
+    """The steps after which held-out examples are measured, int (checks,), of a training with so
+    many steps an epoch. With `checks`: ten times every so many steps, then each a tenth later than
+    the one before; without: after the first epoch and each that is a multiple of `every`. And after
+    the last step."""
+    last = training.epochs * steps
+    if training.checks:
+        found = list(range(training.checks, 10 * training.checks, training.checks))
+        while (after := 10 * training.checks * 1.1 ** (len(found) - 9)) < last:
+            found.append(round(after))
+    else:
+        found = [steps, *range(training.every * steps, last, training.every * steps)]
+    return np.unique([step for step in (*found, last) if 0 < step <= last])
+
+
 class _Trainer:
     """Network, average and optimizer, and the graph that trains an epoch."""
 
@@ -232,8 +247,8 @@ def fit(
     save: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> Run:  # fmt: skip
     """Train a network with AdamW (Loshchilov & Hutter 2019) on augmented batches, to its last
-    weights or, with `averaging`, to their exponential average over the steps (Polyak & Juditsky
-    1992), normalisation statistics included.
+    weights or, with `averaging`, to their exponential average over the steps (Tarvainen &
+    Valpola 2017), normalisation statistics included.
 
     examples: for the loss "PRODEN", the label -1 says that a picture has none. held_out: measured
     at every check, no more. start: the weights of a network of the same shape, in Keras' order, of
@@ -256,15 +271,15 @@ def fit(
             variable.assign(state[f"variable_{i}"])
     rates = learning_rates(training, trainer.steps * training.epochs)
     begin = time.perf_counter() - seconds
+    checks = check_steps(training, trainer.steps)
     for epoch in range(done, training.epochs):
-        order = trainer.order(epoch)
-        checked = (epoch + 1) % training.every == 0 or epoch in (0, training.epochs - 1)
-        checks = min(training.checks[epoch > 0], trainer.steps) if checked else 1
-        bounds = np.linspace(0, trainer.steps, checks + 1).round().astype(int)
+        order, first = trainer.order(epoch), epoch * trainer.steps
+        end = first + trainer.steps
+        bounds = [first, *checks[(first < checks) & (checks < end)], end]
         for low, high in itertools.pairwise(bounds):
-            first, last = epoch * trainer.steps + low, epoch * trainer.steps + high
-            values = [last, *trainer.train_steps(order[low:high], rates[first:last], first).mean(0)]
-            if not checked:
+            some = order[low - first : high - first]
+            values = [high, *trainer.train_steps(some, rates[low:high], low).mean(0)]
+            if high not in checks:
                 continue
             if measured:
                 trainer.settle()

@@ -416,7 +416,7 @@ def test_convergence_draws_mean_and_range_on_logarithmic_axes():
 
 
 def test_labels_of_lines_that_end_together_keep_apart_and_in_order():
-    ends = {"digits": 0.0050, "characters": 0.0052, "random": 0.0051, "characters-digits": 0.0052}
+    ends = {"digits": 0.0050, "a third": 0.0052, "random": 0.0051, "a fourth, a long one": 0.0052}
     figure = plots.convergence({arm: ([10, 1000], [[0.9, end]]) for arm, end in ends.items()})
     figure.draw_without_rendering()
     ax = figure.axes[0]
@@ -424,8 +424,8 @@ def test_labels_of_lines_that_end_together_keep_apart_and_in_order():
     assert [label.get_text() for label in labels] == [
         "400 digits",
         "random start",
-        "62 characters",
-        "62 characters,\nthen digits",
+        "a third",
+        "a fourth, a long\none",
     ]
     boxes = [box(label) for label in labels]
     assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
@@ -433,7 +433,12 @@ def test_labels_of_lines_that_end_together_keep_apart_and_in_order():
 
 
 def test_a_label_with_room_is_level_with_its_line():
-    figure = plots.per_digit({"random": np.full(10, 0.01), "digits": np.full(10, 0.002)})
+    figure = plots.transplant(
+        {
+            way: {k: Interval(end, end, end, 3) for k in "ab"}
+            for way, end in (("fine-tuned", 0.9), ("frozen", 0.2))
+        }
+    )
     figure.draw_without_rendering()
     ax = figure.axes[0]
     for label, line in zip(ax.texts, ax.lines, strict=True):
@@ -553,16 +558,6 @@ def test_transplant_names_the_layers_and_both_ways():
     assert tuned.get_linestyle() != frozen.get_linestyle()
 
 
-def test_layer_profile_draws_mean_and_range_of_the_seeds():
-    runs = np.array([[0.25, 0.5], [0.75, 1.0]])
-    ax = plots.layer_profile(["conv 1", "dense"], {"characters": runs}, "Similarity (CKA)").axes[0]
-    assert ax.lines[0].get_ydata().tolist() == [0.5, 0.75]
-    assert bands(ax) == [{0: (0.25, 0.75), 1: (0.5, 1.0)}]
-    assert texts(ax) == ["62 characters"]
-    assert tick_labels(ax.xaxis) == [(0, "conv 1"), (1, "dense")]
-    assert ax.get_ylabel() == "Similarity (CKA)"
-
-
 def test_interpolation_draws_mean_and_range_of_the_pairs():
     random = np.array([[0.25, 0.75, 0.25], [0.25, 1.0, 0.25]])
     figure = plots.interpolation([0, 0.5, 1], {"random": random, "random to digits": random / 2})
@@ -574,47 +569,6 @@ def test_interpolation_draws_mean_and_range_of_the_pairs():
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["random start", "random to digits"]
     assert mixed.get_color() not in [style["color"] for style in ARM_STYLES.values()]
-
-
-def test_per_digit_starts_at_zero_and_names_each_arm():
-    shares = {"random": np.linspace(0.01, 0.02, 10), "digits": np.full(10, 0.005)}
-    ax = plots.per_digit(shares).axes[0]
-    for line, expected in zip(ax.lines, shares.values(), strict=True):
-        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([range(10), expected]))
-    assert texts(ax) == ["random start", "400 digits"]
-    assert tick_labels(ax.xaxis) == [(digit, str(digit)) for digit in range(10)]
-    assert ax.get_ylim()[0] == 0
-
-
-def test_embedding_colours_by_digit_and_writes_its_name_at_the_median():
-    points = np.array([[0, 0], [2, 1], [30, 7], [1, 5], [8, 8]], float)
-    ax = plots.embedding(points, [3, 3, 3, 0, 0], "abcd").axes[0]
-    scatter = ax.collections[0]
-    np.testing.assert_array_equal(scatter.get_offsets(), points)
-    colours = [tuple(colour[:3]) for colour in scatter.get_facecolors()]
-    assert colours == [to_rgb(plots.DIGIT_COLORS[digit]) for digit in (3, 3, 3, 0, 0)]
-    assert [(text.get_text(), tuple(text.xy)) for text in ax.texts] == [
-        ("a", (4.5, 6.5)),
-        ("d", (2, 1)),
-    ]
-    assert len(set(plots.DIGIT_COLORS)) == 10
-    assert ax.get_aspect() == 1  # distances count alike in both directions
-
-
-def test_filters_share_one_scale_about_zero():
-    first = np.arange(27, dtype=float).reshape(3, 3, 3) / 100
-    second = np.full((3, 3, 2), -0.5)
-    left, right, _ = plots.filters({"random": first, "digits": second}).axes
-    assert (title(left), title(right)) == ("random", "digits")
-    for ax in (left, right):
-        assert ax.images[0].get_clim() == (-0.5, 0.5)
-    picture = left.images[0].get_array().filled(np.nan)
-    assert picture.shape == (7, 7)  # two by two filters, the last place empty, a gap between
-    np.testing.assert_array_equal(picture[:3, :3], first[..., 0])
-    np.testing.assert_array_equal(picture[:3, 4:], first[..., 1])
-    np.testing.assert_array_equal(picture[4:, :3], first[..., 2])
-    assert np.isnan(picture).sum() == 49 - 27
-    np.testing.assert_array_equal(right.images[0].get_array()[:, :3], second[..., 0])
 
 
 def test_numbers_in_words_name_the_arms():

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from fakes import cnn
 
 from midas_lib import probe
@@ -61,14 +60,6 @@ def test_features_are_means_over_places():
     assert found["features"].shape == (300, 2 * 2 * 32)
 
 
-def test_distance_is_relative_to_the_start():
-    start, end = network(), network()
-    end.get_layer("conv2").kernel.assign(1.5 * start.get_layer("conv2").kernel)
-    found = probe.distances(start, end)
-    assert list(found) == LAYERS
-    assert found == pytest.approx(dict(zip(LAYERS, [0, 0.5, 0, 0], strict=True)), abs=1e-6)
-
-
 def test_interpolation_ends_at_both_networks_with_the_examples_statistics():
     one, other, seen = network(0), network(1), examples(60)
     before = [w.copy() for w in one.get_weights()]
@@ -83,26 +74,9 @@ def test_interpolation_ends_at_both_networks_with_the_examples_statistics():
     assert losses[1] not in (losses[0], losses[2])
 
 
-def test_interpolation_and_sharpness_leave_the_networks_as_they_were():
+def test_interpolation_leaves_the_networks_as_they_were():
     one, other, seen = network(0), network(1), examples()
     before = [w.copy() for w in (*one.get_weights(), *other.get_weights())]
     probe.interpolate(one, other, np.array([0.5]), seen, seen)
-    probe.sharpness(one, seen)
     for old, now in zip(before, (*one.get_weights(), *other.get_weights()), strict=True):
         np.testing.assert_array_equal(old, now)
-
-
-def test_sharpness_is_the_radius_times_the_slope_where_the_loss_is_straight():
-    one, seen = network(), examples()
-    with tf.GradientTape() as tape:
-        answers = one(tf.constant(seen.pictures, tf.float32), training=False)
-        loss = -tf.reduce_mean(tf.math.log(tf.gather(answers, seen.labels, batch_dims=1)))
-    slope = tf.linalg.global_norm(tape.gradient(loss, one.trainable_variables))
-    straight = 1e-4 * float(tf.linalg.global_norm(one.trainable_variables) * slope)
-    assert probe.sharpness(one, seen, 1e-4) == pytest.approx(straight, rel=0.05)
-    assert probe.sharpness(one, seen, 0.05) > 100 * straight
-
-
-def test_first_filters_are_the_first_kernel():
-    one = network()
-    np.testing.assert_array_equal(probe.first_filters(one), one.get_weights()[0][:, :, 0])

@@ -295,7 +295,7 @@ def test_a_declared_run_has_its_own_seed_and_start():
     assert (first.task.classes, second.task.classes, second.varies) == (
         10,
         5,
-        {"epochs": 7, "size": 3},
+        {"epochs": 7, "rate": 0.002, "size": 3},
     )
     assert first.measure == one.tested
 

@@ -45,33 +45,32 @@ def test_a_run_without_a_partner_is_left_out(table):
     assert tables.paired_by(ten, "arm", "accuracy", "random")["digits"].n == 1
 
 
-def test_a_matrix_has_seeds_in_rows(table):
-    random = table[table["arm"] == "random"]
-    assert tables.metric_matrix(random, "size", "accuracy").tolist() == [[0.5, 0.8], [0.7, 0.8]]
-
-
 def test_pace_counts_the_accuracy_before_the_first_step():
     history = {"step": np.array([10, 20]), "val_accuracy": np.array([0.96, 0.985])}
     found = tables.pace(history, 0.9)
     assert found["steps_to_0.95"] == 10
-    assert found["steps_to_0.97"] == found["steps_to_0.98"] == 20
-    assert found["steps_to_0.99"] == np.inf
-    assert found["area_under_curve"] == pytest.approx((0.93 + 0.9725) / 2)
+    assert found["steps_to_0.98"] == 20
+    assert found["steps_to_0.99"] == found["steps_to_0.993"] == np.inf
     assert tables.pace(history, 0.95)["steps_to_0.95"] == 0
+    assert tables.pace(history | {"val_accuracy": np.array([0.94, 0.985])}, 0.96) == {
+        "steps_to_0.95": 20, "steps_to_0.98": 20, "steps_to_0.99": np.inf,
+        "steps_to_0.993": np.inf,
+    }  # fmt: skip
 
 
 def test_convergence_pairs_by_seed_and_counts_who_arrived():
-    steps = {f"steps_to_{t}": [100.0, 400.0, np.inf, 50.0, 0.0] for t in tables.THRESHOLDS}
+    steps = [100.0, 400.0, np.inf, 50.0, 0.0]
     arms = ["random"] * 3 + ["digits"] * 2
-    table = pd.DataFrame({"arm": arms, "seed": [0, 1, 2, 1, 0], **steps})
-    random, digits = tables.convergence(table, ["random", "digits"], 1000)[:2]
+    table = pd.DataFrame({"arm": arms, "seed": [0, 1, 2, 1, 0], "steps_to_0.95": steps})
+    random, digits = tables.convergence(table, ["random", "digits"], 1000)
     assert (random["threshold"], random["arm"], digits["arm"]) == (0.95, "random", "digits")
     assert random["time"].mean == pytest.approx(500)  # who never arrives counts as the horizon
     assert (random["arrived"], digits["arrived"]) == (2, 2)
     # Seed 0: 100 to 1 (no step at all counts as one); seed 1: 400 to 50. Geometric mean.
     assert digits["ratio"].mean == pytest.approx(np.sqrt(100 * 8))
-    assert digits["ratio"].n == 2
-    assert random["ratio"].mean == 1
+    assert digits["ratio"].n == digits["saved"].n == 2
+    assert digits["saved"].mean == pytest.approx((100 + 350) / 2)
+    assert (random["ratio"].mean, random["saved"].mean) == (1, 0)
 
 
 def test_arrays_are_stacked_in_the_tables_order(table):

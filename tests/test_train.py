@@ -312,34 +312,50 @@ def test_seconds_a_step_are_of_the_second_epoch_alone(monkeypatch):
 # --- checks and starts --------------------------------------------------------------------------
 
 
-def test_checks_divide_an_epoch_and_change_nothing_else():
+@pytest.mark.parametrize(
+    ("change", "steps"),
+    [
+        ({"epochs": 6, "every": 3}, [10, 30, 60]),
+        ({"epochs": 7, "every": 3}, [10, 30, 60, 70]),
+        ({"epochs": 3, "every": 1}, [10, 20, 30]),
+        ({"epochs": 1}, [10]),
+        ({"epochs": 0}, []),
+        ({"epochs": 2, "checks": 1}, [*range(1, 12), 12, 13, 15, 16, 18, 19, 20]),
+        ({"epochs": 2, "checks": 7}, [7, 14, 20]),
+    ],
+)
+def test_when_held_out_examples_are_measured(change, steps):
+    found = train.check_steps(Training(**change), 10)
+    assert found.tolist() == steps
+
+
+def test_checks_change_nothing_but_what_is_measured():
     once, often = (
         train.fit(pictures(56), 4, vary(PLAIN, training__checks=checks, training__epochs=3))
-        for checks in [(1, 1), (3, 2)]
+        for checks in (0, 2)
     )
     assert weights_equal(once, often)
     assert once.history["step"] == [3, 6, 9]
-    assert often.history["step"] == [1, 2, 3, 5, 6, 8, 9]  # of 3 steps an epoch; 1.5 rounds to 2
-    first, of_three = once.history["loss"][0], often.history["loss"][:3]
-    assert first == pytest.approx(np.mean(of_three), rel=1e-5)
-    norms = often.history["gradient_norm"]
+    assert often.history["step"] == [2, 4, 6, 8, 9]
+    # Means over the steps before a check, of its epoch: of 3 steps the first check sees two.
+    every = train.fit(pictures(56), 4, vary(PLAIN, training__checks=1, training__epochs=3))
+    losses = every.history["loss"]
+    assert often.history["loss"] == pytest.approx(
+        [np.mean(losses[:2]), losses[3], np.mean(losses[4:6]), np.mean(losses[6:8]), losses[8]],
+        rel=1e-5,
+    )
+    norms = every.history["gradient_norm"]
     assert once.history["gradient_norm"][0] == pytest.approx(np.mean(norms[:3]), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "steps"),
-    [(6, [1, 2, 3, 8, 9, 17, 18]), (7, [1, 2, 3, 8, 9, 17, 18, 20, 21]), (1, [1, 2, 3])],
-)
-def test_only_the_first_the_last_and_every_so_manyth_epoch_is_checked(epochs, steps):
-    # Of 3 steps each: the first is checked after every step, of the others the third and the sixth.
-    change = {"training__epochs": epochs, "training__checks": (3, 2), "training__every": 3}
+def test_a_check_measures_the_same_however_many_there_are():
+    change = {"training__epochs": 3, "training__checks": 2}
     rare = train.fit(pictures(48), 4, vary(PLAIN, **change), pictures(8))
-    often = train.fit(pictures(48), 4, vary(PLAIN, **change | {"training__every": 1}), pictures(8))
+    often = train.fit(pictures(48), 4, vary(PLAIN, **change | {"training__checks": 1}), pictures(8))
     assert weights_equal(rare, often)
-    assert rare.history["step"] == steps
-    shared = [often.history["step"].index(step) for step in steps]
-    for name, values in rare.history.items():
-        assert values == [often.history[name][i] for i in shared]
+    for name in ("val_loss", "val_accuracy"):
+        shared = [often.history["step"].index(step) for step in rare.history["step"]]
+        assert rare.history[name] == [often.history[name][i] for i in shared]
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +490,7 @@ def test_a_training_ends_with_statistics_of_its_plain_pictures_where_asked_to():
 
 def test_statistics_are_estimated_for_every_check_and_only_for_the_result():
     settings = vary(PLAIN, training__epochs=3, training__averaging=0.9, training__rate=0.05)
-    settings = vary(settings, training__reestimated=True, training__checks=(2, 1))
+    settings = vary(settings, training__reestimated=True, training__checks=2)
     unseen, seen = (train.fit(pictures(48), 4, settings, held) for held in (None, pictures(8)))
     assert weights_equal(seen, unseen)
     assert seen.history["loss"] == unseen.history["loss"]

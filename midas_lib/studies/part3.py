@@ -18,7 +18,12 @@ from midas_lib.studies.study import Measured, MnistStudy, Run, as_examples, plan
 
 STARTS = ("random", "pretrained")
 CURVES = ("step", "loss", "val_accuracy")
-NAIVE = part2.MNIST
+# Part 2's settings, but for milder warps.
+NAIVE = vary(
+    part2.MNIST, training__checks=part2.CHECKS, augmentation__rotation=12.0,
+    augmentation__scale=0.12, augmentation__aspect=0.12, augmentation__shear=0.2,
+    augmentation__shift=0.06, augmentation__elastic=0.0,
+)  # fmt: skip
 SHARPENED = {"training__loss": "PRODEN", "training__sharpening": 2.0}
 WEAK = vary(NAIVE, **SHARPENED)
 # Compared on the same images for the same number of steps. "PRODEN" alone tells what its two
@@ -321,9 +326,7 @@ class Part3(MnistStudy):
             agreement = analysis.accuracy(self._labels_from(first)[count:], answers)
             return {"recovered_agreement": agreement, "seconds": outcome.seconds}, {}
 
-        settings = self._settings(
-            WEAK, self.plan.redrawn_epochs, training__leak=self.leak, training__checks=(1, 1)
-        )
+        settings = self._settings(WEAK, self.plan.redrawn_epochs, training__leak=self.leak)
         return [
             self.declare(
                 f"redrawn/{when}", 0, vary(settings, **changes), folders, measure=measure,
@@ -342,7 +345,7 @@ class Part3(MnistStudy):
             epochs = math.ceil(self.plan.side_steps / (len(rows) // 64))
             settings = self._settings(
                 WEAK, max(self.plan.leak_epochs, epochs), training__batch=64,
-                training__leak=self.leak, training__checks=(1, 1),
+                training__leak=self.leak,
             )  # fmt: skip
             examples = self.folders.take(rows)
             return self.declare("size/random", draw, settings, examples, varies={"size": size})

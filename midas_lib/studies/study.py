@@ -91,7 +91,7 @@ class Study:
                 metrics, arrays = run.measure(*(outcomes[task.name] for task in run.tasks))
                 name = {"arm": run.arm, "seed": run.seed, **run.varies, "digest": run.digest}
                 self._rows[run.place] = name | metrics
-                self._keep(run.place, arrays)
+                self._keep(run.place, {key: arrays[key] for key in run.arrays})
 
     def _stands(self, run: Run) -> bool:
         wanted, known = {f"{run.place}/{name}" for name in run.arrays}, self._known_rows
@@ -209,7 +209,8 @@ class MnistStudy(Study):
     ) -> Run:  # fmt: skip
         """A run, whose training has the settings' seed plus its own. more: of its `Task`."""
         settings = config.vary(settings, seed=settings.seed + seed)
-        varies = {"epochs": settings.training.epochs} | (varies or {})
+        training = settings.training
+        varies = {"epochs": training.epochs, "rate": training.rate} | (varies or {})
         more = {"classes": 10, "tests": {"mnist": self.test}, "start": start and start.task} | more
         task = Task(settings=settings, examples=examples, **more)
         measure = measure or self.tested
