@@ -1,17 +1,17 @@
 """Use a trained network: load a checkpoint, read images, measure a test set."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
 import tempfile
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from midas_lib import analysis, audit, data, files, images
+from midas_lib import files, images, network
 from midas_lib.config import DIGIT_NAMES, Preprocessing, UserError
 
 BATCH = 256
@@ -19,14 +19,16 @@ BATCH = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A network with all it takes to read raw images. model: from pictures (and geometry) to class
-    probabilities. class_names: in the order of its outputs. preprocessing: of its input. hands:
-    how geometry varies, and its weight, for `read_hands`; None where the checkpoint has none."""
+    """A network with all it takes to read raw images. network: from pictures, and geometry where it
+    takes that, to class probabilities. class_names: in the order of its outputs. preprocessing: of
+    its input. geometry: whether it takes it. hands: an `analysis.Hands`, how geometry varies, and
+    its weight, for `read_hands`; None where the checkpoint has none."""
 
-    model: keras.Model
+    network: Callable[..., np.ndarray]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    hands: tuple[analysis.Hands, float] | None = None
+    geometry: bool = False
+    hands: tuple | None = None
 
     def predict(self, image):
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
@@ -42,31 +44,25 @@ class Classifier:
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
-        return _ask(self.model, *images.preprocess(scans, self.preprocessing))
+        pictures, geometry = images.preprocess(scans, self.preprocessing)
+        return self.network(pictures, geometry) if self.geometry else self.network(pictures)
 
     def read_hands(self, scans: np.ndarray, writers: np.ndarray) -> np.ndarray:
         """The answers, int (n,), of scans when all those by one writer are read together, see
         `analysis.one_hand`: nobody's labels are asked for. writers: (n,)."""
+        from midas_lib import analysis
+
         pictures, geometry = images.preprocess(scans, self.preprocessing)
-        logits = self.model.get_layer("logits").output
-        logs = _ask(keras.Model(self.model.inputs[:1], logits), pictures)
+        logs = self.network.logits(pictures)
         for writer in np.unique(writers):
             own = writers == writer
             logs[own] = analysis.one_hand(logs[own], geometry[own], *self.hands)
         return logs.argmax(1)
 
 
-def _ask(model: keras.Model, *inputs: np.ndarray) -> np.ndarray:
-    """What a network answers to its inputs, (n, ...) each; what it does not take is left out."""
-    parts, inputs = [], inputs[: len(model.inputs)]
-    for start in range(0, len(inputs[0]), BATCH):
-        batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
-        parts.append(model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
-    return np.concatenate(parts)
-
-
-def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
-    """Write `path` (a .keras file) and the .json beside it, each whole or not at all. description:
+def save_classifier(model, path: Path, description: dict) -> None:
+    """Write a Keras model as `path` (a .keras file), and the .json beside it, each whole or not at
+    all. description:
     JSON-ready, with at least "class_names" and "settings", whose "preprocessing" holds
     `config.Preprocessing`'s fields."""
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
@@ -78,21 +74,22 @@ def save_classifier(model: keras.Model, path: Path, description: dict) -> None:
 
 
 def load_classifier(path) -> Classifier:
-    """The classifier saved as `path`, a .keras file with its .json beside it. Loaded in Keras' safe
-    mode, and without Lambda layers, of which that mode lets some pass. Raises `UserError` when the
-    file is missing, no checkpoint, carries code, or does not fit its .json."""
+    """The classifier saved as `path`, a .keras file with its .json beside it. A network of this
+    project's family is run in NumPy; another is loaded with Keras, in its safe mode, and without
+    Lambda layers, of which that mode lets some pass. Raises `UserError` when the file is missing,
+    no checkpoint, too large, carries code, or does not fit its .json."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; make part1, or name another .keras file")
     if path.suffix != ".keras":  # Keras would read it as another format, with other safeguards
         raise UserError(f"{path}: not a checkpoint, by its name; give a .keras file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            layers = json.dumps(json.loads(archive.read("config.json")))
-        if re.search(r'"class_name": "[^"]*Lambda"|__lambda__', layers):
-            raise ValueError("it carries code, in a Lambda layer")
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parts happen to raise
+        try:
+            found = network.read(path)
+            geometry, shape = found.geometry, (found.size, found.classes)
+        except network.UnknownLayerError:
+            found, geometry, shape = _from_keras(path)
+    except Exception as error:  # Keras, HDF5 and zip raise whatever their parts happen to raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from None
     notes = path.with_suffix(".json")
@@ -100,21 +97,54 @@ def load_classifier(path) -> Classifier:
         description = json.loads(notes.read_text())
         class_names = tuple(map(str, description["class_names"]))
         preprocessing = Preprocessing(**description["settings"]["preprocessing"])
-        if hands := description.get("hands"):
-            shapes = {"means": (len(class_names), 2), "between": (2, 2), "within": (2, 2)}
-            known = {k: np.array(hands[k], float).reshape(shape) for k, shape in shapes.items()}
-            hands = analysis.Hands(**known), float(hands["weight"])
+        hands = _hands(description.get("hands"), len(class_names))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"does not describe {path.name} ({error!r}); put the .json saved with it there"
         raise UserError(f"{notes}: {reason}") from None
-    picture, geometry = (None, preprocessing.size, preprocessing.size, 1), (None, 2)
-    inputs = [picture, geometry] if len(model.inputs) > 1 else [picture]
-    wanted = [*inputs, (None, len(class_names))]
-    found = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
-    if found != wanted:
-        raise UserError(f"{path}: its shapes {found} are not what {notes.name} says, {wanted}")
-    parts = {"class_names": class_names, "preprocessing": preprocessing}
-    return Classifier(model=model, hands=hands if len(inputs) > 1 else None, **parts)
+    wanted = preprocessing.size, len(class_names)
+    if shape != wanted:
+        raise UserError(
+            f"{path}: its side and classes {shape} are not what {notes.name} says, {wanted}"
+        )
+    return Classifier(
+        network=found, class_names=class_names, preprocessing=preprocessing, geometry=geometry,
+        hands=hands if geometry and hasattr(found, "logits") else None,
+    )  # fmt: skip
+
+
+def _hands(described: dict | None, classes: int) -> tuple | None:
+    """A checkpoint's `analysis.Hands`, and their weight."""
+    if not described:
+        return None
+    from midas_lib import analysis
+
+    shapes = {"means": (classes, 2), "between": (2, 2), "within": (2, 2)}
+    known = {k: np.array(described[k], float).reshape(shape) for k, shape in shapes.items()}
+    return analysis.Hands(**known), float(described["weight"])
+
+
+def _from_keras(path: Path) -> tuple[Callable, bool, tuple]:
+    """A network of another family, whether it takes geometry, its input's side and its classes."""
+    config, _ = network.read_members(path)
+    if re.search(r'"class_name": "[^"]*Lambda"|__lambda__', json.dumps(config)):
+        raise ValueError("it carries code, in a Lambda layer")
+    import keras  # loads TensorFlow
+
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+    side, classes, geometry = shapes[0][1:2], shapes[-1][1:], len(shapes) > 2
+    if shapes != [(None, *side, *side, 1), *[(None, 2)] * geometry, (None, *classes)]:
+        raise ValueError(f"its shapes are {shapes}, not a square picture's and its classes'")
+    return functools.partial(_ask, model), geometry, (*side, *classes)
+
+
+def _ask(model, *inputs: np.ndarray) -> np.ndarray:
+    """What a Keras model answers to its inputs, (n, ...) each."""
+    parts = []
+    for start in range(0, len(inputs[0]), BATCH):
+        batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
+        parts.append(model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
+    return np.concatenate(parts)
 
 
 def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
@@ -135,6 +165,8 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     and "hands" holds writers, accuracy and accuracy_interval. Raises `UserError` when nothing can
     be read, or the checkpoint or a name does not tell of hands.
     """
+    from midas_lib import data  # with what it imports, half a second that one picture need not wait
+
     if hands and classifier.hands is None:
         raise UserError("hands: this checkpoint does not know how hands vary; take part 1's")
     skipped = []
@@ -168,6 +200,8 @@ def _writer(name: str) -> int:
 
 
 def _accuracy(right: np.ndarray) -> dict:
+    from midas_lib import analysis
+
     interval = analysis.proportion_interval(int(right.sum()), len(right))
     return {"accuracy": interval.mean, "accuracy_interval": [interval.low, interval.high]}
 
@@ -182,6 +216,8 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
     skipped ([{"file", "reason"}]). Raises `UserError` for a folder that is no class, a class with
     too few readable images, fewer than three classes, or a reference that does not know them.
     """
+    from midas_lib import audit, data
+
     path = Path(path)
     if reference is not None and not set(DIGIT_NAMES) <= set(reference.class_names):
         raise UserError("the reference does not know the digits 0 to 9; name another, or none")
@@ -217,6 +253,8 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
 
 
 def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
+    from midas_lib import audit, data
+
     for folder in path.rglob("*") if path.is_dir() else ():
         label = data.label_of(f"{folder.name}/", DIGIT_NAMES) if folder.is_dir() else None
         if label is not None and label not in classes:
@@ -230,6 +268,8 @@ def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
 
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:
+    from midas_lib import analysis
+
     predictions = probabilities.argmax(1)
     groups = analysis.case_groups(class_names)
     right = {c: predictions[labels == c] == c for c in np.unique(labels)}

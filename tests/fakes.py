@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import tempfile
 import zipfile
 
 import numpy as np
 import pytest
 
 from midas_lib import runs
+from midas_lib.config import Network
 
 MEMBERS = {
     "train/Sample001/img001-001.png": b"zero" * 50,
@@ -94,3 +96,37 @@ def cnn(classes: int, size: int = 28, network=None):
     kernel = model.get_layer("logits").kernel
     kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
     return model
+
+
+NETWORKS = {
+    "as it is": Network(),
+    "mean": Network(pooling="mean"),
+    "quarters": Network(pooling="quarters"),
+    "not normalised": Network(channels=(8, 16), strides=(2, 2), normalised=False),
+    "deeper": Network(channels=(8, 8, 16, 16, 32), strides=(2, 1, 2, 2, 1), kernel=3),
+    "an even side": Network(channels=(8, 16), strides=(1, 1)),
+}
+
+
+def kind_of_network(name: str):
+    """One of `NETWORKS`, of ten classes, as if trained: no bias, mean or variance is what it began
+    as; with geometry."""
+    from midas_lib.model import add_geometry
+
+    rng, model = np.random.default_rng(0), cnn(10, network=NETWORKS[name])
+    for layer in model.layers:
+        shapes = [weight.shape for weight in layer.weights]
+        if len(shapes) == 4:
+            layer.set_weights([rng.uniform(0.5, 1.5, shape) for shape in shapes])
+        elif layer.name != "logits" and len(shapes) == 2:
+            layer.set_weights([layer.get_weights()[0], rng.normal(size=shapes[1])])
+    return add_geometry(model, rng.normal(size=(2, 10)), rng.normal(size=10))
+
+
+def trained(model):
+    """A Keras model as a `network.Network`, by way of its file."""
+    from midas_lib import network
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        return network.read(f"{folder}/model.keras")

@@ -17,7 +17,7 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-from fakes import cnn
+from fakes import cnn, trained
 
 from midas_lib import config, files, images, inference, pages, sources
 from midas_lib.config import Network, Preprocessing, UserError
@@ -103,7 +103,7 @@ def network(tmp_path_factory):
     model = cnn(10, network=Network(channels=(8, 16, 32), strides=(2, 2, 1)))
     inference.save_classifier(model, path, description)
     return path, inference.Classifier(
-        model=model, class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()
+        network=trained(model), class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()
     )
 
 

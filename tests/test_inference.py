@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import zipfile
 
 import cv2
 import keras
 import numpy as np
 import pytest
-from fakes import cnn
+from fakes import cnn, trained
 from PIL import Image
 
 from midas_lib import analysis, images, inference, model
@@ -183,7 +185,7 @@ class Told:
     def __init__(self, rows):
         self.rows = rows
 
-    def predict_on_batch(self, pictures):
+    def __call__(self, pictures):
         assert len(pictures) == len(self.rows)
         return np.array(self.rows, np.float32)
 
@@ -202,7 +204,7 @@ def test_the_measures_are_the_ones_worked_out_by_hand(tmp_path):
         ]
     )
     classifier = inference.Classifier(
-        model=told, class_names=names, preprocessing=Preprocessing(size=12)
+        network=told, class_names=names, preprocessing=Preprocessing(size=12)
     )
     result = inference.evaluate(classifier, tmp_path)
     assert result["n"] == 4
@@ -227,7 +229,7 @@ def test_a_network_of_two_classes_is_measured_like_any_other(tmp_path, count):
         cv2.imwrite(str(tmp_path / "no" / f"{i}.png"), letter(i))
     told = Told([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]][:count])
     classifier = inference.Classifier(
-        model=told, class_names=("yes", "no"), preprocessing=Preprocessing(size=12)
+        network=told, class_names=("yes", "no"), preprocessing=Preprocessing(size=12)
     )
     result = inference.evaluate(classifier, tmp_path)
     right = (count - 1) / count
@@ -245,7 +247,7 @@ def test_per_class_accuracies_are_shares_of_the_class(tmp_path):
             cv2.imwrite(str(tmp_path / f"Sample{number:03}" / f"{name}.png"), letter())
     told = Told(np.eye(3)[[0, 1, 0, 0]])  # the second of three is wrong, and the one of class a
     classifier = inference.Classifier(
-        model=told, class_names=("A", "a", "b"), preprocessing=Preprocessing(size=12)
+        network=told, class_names=("A", "a", "b"), preprocessing=Preprocessing(size=12)
     )
     result = inference.evaluate(classifier, tmp_path)
     assert result["per_class"]["A"] == {"n": 3, "accuracy": pytest.approx(2 / 3)}
@@ -326,16 +328,22 @@ HANDS = analysis.Hands(MEANS, np.full((2, 2), 0.01) + 1e-6 * np.eye(2), 4e-4 * n
 def handed(logits=SMALLER, hands=HANDS, weight=1.0, against=(0.0, 0.0, 0.0)):
     """A classifier of which all is known: its picture always gives these logits, and its geometry,
     beside what is against a class, the likelihood where each edge varies by 0.1 on its own."""
+    return inference.Classifier(
+        network=trained(placed(logits, against)),
+        class_names=("C", "c", "x"),
+        preprocessing=Preprocessing(size=12),
+        geometry=True,
+        hands=(hands, weight),
+    )
+
+
+def placed(logits=SMALLER, against=(0.0, 0.0, 0.0)):
+    """Its network, in Keras."""
     network = cnn(3, 12, TINY)
     head = network.get_layer("logits")
     head.set_weights([np.zeros(head.kernel.shape), np.array(logits)])
     bias = -(MEANS**2).sum(1) / 0.02 - np.array(against)
-    return inference.Classifier(
-        model=model.add_geometry(network, MEANS.T / 0.01, bias),
-        class_names=("C", "c", "x"),
-        preprocessing=Preprocessing(size=12),
-        hands=(hands, weight),
-    )
+    return model.add_geometry(network, MEANS.T / 0.01, bias)
 
 
 def test_a_hand_that_writes_low_is_read_right_from_where_its_letters_stand():
@@ -435,8 +443,7 @@ def hands_described(**changes):
 
 
 def test_a_checkpoint_keeps_how_hands_vary(tmp_path):
-    network = handed().model
-    hands, weight = inference.load_classifier(saved(tmp_path, network, hands_described())).hands
+    hands, weight = inference.load_classifier(saved(tmp_path, placed(), hands_described())).hands
     assert weight == 0.5
     for ours, theirs in zip(hands, HANDS, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -454,7 +461,7 @@ def test_a_checkpoint_keeps_how_hands_vary(tmp_path):
     ],
 )
 def test_a_checkpoint_that_tells_of_hands_wrongly_is_refused(tmp_path, change):
-    path = saved(tmp_path, handed().model, hands_described(**change))
+    path = saved(tmp_path, placed(), hands_described(**change))
     with pytest.raises(UserError, match=r"model\.json: does not describe model\.keras"):
         inference.load_classifier(path)
 
@@ -491,32 +498,70 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path, nested):
     assert marker.exists()
 
 
-def test_keras_itself_loads_in_safe_mode_too(checkpoint, monkeypatch):
+def foreign(size=12, classes=62):
+    """A network of another family: a layer that ours have not, and another order."""
+    picture = keras.Input((size, size, 1))
+    x = keras.layers.Conv2D(4, 3, activation="tanh")(keras.layers.Rescaling(1 / 255)(picture))
+    head = keras.layers.Dense(classes, activation="softmax")
+    return keras.Model(picture, head(keras.layers.Flatten()(x)))
+
+
+def test_a_network_of_another_family_is_loaded_with_keras_in_safe_mode(tmp_path, monkeypatch):
     """A second wall, should code come in another disguise than a Lambda layer."""
-    asked, load = [], keras.saving.load_model
+    asked, load, network = [], keras.saving.load_model, foreign()
 
     def noted(path, **options):
         asked.append(options)
         return load(path, **options)
 
     monkeypatch.setattr(keras.saving, "load_model", noted)
-    inference.load_classifier(checkpoint)
+    found = inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
     assert asked == [{"compile": False, "safe_mode": True}]
+    picture, _ = images.preprocess(images.scan(letter())[None], found.preprocessing)
+    wanted = network.predict_on_batch(picture.astype(np.float32))[0]
+    np.testing.assert_allclose(found.predict(letter())[2], wanted, atol=1e-6)
+    described = DESCRIPTION | {"hands": hands_described()["hands"] | {"means": [[0.2, 0.8]] * 62}}
+    assert inference.load_classifier(saved(tmp_path, network, described)).hands is None
+
+
+def test_our_own_networks_never_load_tensorflow(checkpoint, tmp_path):
+    for name in ("0", "1", "2"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), letter(i))
+    code = (
+        "import sys\n"
+        "from midas_lib.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+        "assert sys.argv[1] != 'predict' or not {'pandas', 'scipy', 'sklearn'} & set(sys.modules)"
+    )
+    told = ["--checkpoint", str(checkpoint)]
+    for command in (
+        ["predict", str(tmp_path / "0" / "0.png"), *told],
+        ["evaluate", "--test", str(tmp_path), *told],
+        ["audit", str(tmp_path), "--witness", str(checkpoint)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_checkpoint_with_inputs_of_another_kind_is_refused(tmp_path):
     picture, place = keras.Input((12, 12, 1)), keras.Input((3,))
     both = keras.layers.Concatenate()([keras.layers.Flatten()(picture), place])
     network = keras.Model([picture, place], keras.layers.Dense(62)(both))
-    with pytest.raises(UserError, match=r"model\.keras: its shapes"):
+    with pytest.raises(UserError, match=r"model\.keras: .*its shapes are"):
         inference.load_classifier(saved(tmp_path, network, DESCRIPTION))
 
 
-def test_saving_that_fails_leaves_the_old_checkpoint_as_it_was(checkpoint, classifier, tmp_path):
-    path = saved(tmp_path, classifier.model, DESCRIPTION)
+def test_saving_that_fails_leaves_the_old_checkpoint_as_it_was(checkpoint, tmp_path):
+    network = keras.saving.load_model(checkpoint)
+    path = saved(tmp_path, network, DESCRIPTION)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(TypeError):
-        saved(tmp_path, classifier.model, {"class_names": {1, 2}})  # a set is not JSON
+        saved(tmp_path, network, {"class_names": {1, 2}})  # a set is not JSON
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert inference.load_classifier(path).class_names == CLASS_NAMES
 
@@ -538,7 +583,7 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
         with pytest.raises(UserError, match=r"model\.json: does not describe"):
             inference.load_classifier(path)
     path.with_suffix(".json").write_text(json.dumps({**DESCRIPTION, "class_names": ["0", "1"]}))
-    with pytest.raises(UserError, match="shapes"):
+    with pytest.raises(UserError, match="its side and classes"):
         inference.load_classifier(path)
     legacy = tmp_path / "model.h5"
     legacy.write_bytes(content)

@@ -36,22 +36,23 @@ MAY_IMPORT = {
     "store": "numpy config files",
     "runs": "numpy keras loky distributed tqdm config files data train store",
     "probe": "numpy keras tensorflow data train",
-    "inference": "numpy keras config files images data analysis audit",
+    "network": "numpy h5py",
+    "inference": "numpy keras config files images data analysis audit network",
     "plots": "numpy matplotlib config",
-    "pad": "numpy",
+    "pad": "numpy network",
     "colab": "nbformat config",
     "results": "numpy pandas config files analysis",
     "show": "numpy matplotlib IPython jinja2 nbconvert files plots results",
     "pages": "nbconvert papermill nbformat nbclient jupyter_client ipykernel"
     " config files colab results show",
-    "studies": "numpy pandas config images data corruptions analysis audit model train store runs"
-    " probe inference results studies",
+    "studies": "numpy pandas keras config images data corruptions analysis audit model train store"
+    " runs probe inference results studies",
     "__main__": "config sources colab store inference results pages",
 }
 WITHOUT_TENSORFLOW = [
     row
     for row in MAY_IMPORT
-    if row not in ("augment", "model", "losses", "train", "runs", "probe", "inference")
+    if row not in ("augment", "model", "losses", "train", "runs", "probe")
     and row not in ("studies", "__main__", "__init__")
 ]
 

@@ -258,10 +258,10 @@ def adopt(names: set[str]) -> None:
     missing = {name for name in names if not (config.RUNS / f"{name}.npz").exists()}
     for path in sorted(config.ROOT.glob("checkpoints/part*/*.json")) if missing else ():
         notes = json.loads(path.read_text(encoding="utf-8"))
-        if notes.get("run") in missing:
-            from midas_lib.inference import load_classifier  # loads TensorFlow
+        if notes.get("run") in missing and path.with_suffix(".keras").exists():
+            import keras  # loads TensorFlow
 
-            layers = load_classifier(path.with_suffix(".keras")).model.layers
+            layers = keras.saving.load_model(path.with_suffix(".keras"), compile=False).layers
             of_picture = [one for one in layers if one.name != "geometry_logits"]
             runs.keep(notes["run"], [w for one in of_picture for w in one.get_weights()], notes)
 
