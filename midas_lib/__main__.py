@@ -15,8 +15,12 @@ from midas_lib.config import UserError
 
 ARCHIVES = ("characters", "mislabelled", "mnist")
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
+DIGITS = set(config.DIGIT_NAMES)
 TYPES = {"int": int, "path": config.from_caller}  # as it names them
-CHECKPOINT = config.ROOT / "checkpoints" / "part1" / "model.keras"
+NETWORKS = {
+    name: config.ROOT / "checkpoints" / path
+    for name, path in {"characters": "part1/model.keras", "digits": "part2/best.keras"}.items()
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,13 +119,15 @@ def runs(args):
 def evaluate(args):
     from midas_lib import inference
 
-    classifier = inference.load_classifier(args.checkpoint or CHECKPOINT)
+    if args.csv and not args.csv.absolute().parent.is_dir():  # not only when all is done
+        raise UserError(f"{args.csv}: there is no such folder")
+    classifier = inference.load_classifier(_network(args))
     result = _told(inference.evaluate(classifier, args.test, args.hands))
-    predictions = result.get("predictions")
+    predictions = result["predictions"]
     if args.csv:
-        if predictions is None:
-            raise UserError(f"--csv: {args.test} gave no predictions to write")
         args.csv.write_text(_csv(predictions), encoding="utf-8")
+    if len(classifier.class_names) > 10 and {one.get("true") for one in predictions} <= DIGITS:
+        _say("all images are of digits: --network digits reads these better than one of characters")
     if "accuracy" not in result:  # a folder without labels: the predictions are the answer
         return result, f"written to {args.csv}" if args.csv else _csv(predictions).rstrip()
 
@@ -139,16 +145,24 @@ def evaluate(args):
     if args.hands:
         hands = result["hands"]
         rows.append((f"{hands['writers']} hands, each read together", accuracy(hands)))
-    return result, _columns(rows)
+    hardest = sorted(result["per_class"].items(), key=lambda item: item[1]["accuracy"])[:10]
+    hardest = [(name, f"{one['accuracy']:.2f} of {one['n']}") for name, one in hardest]
+    pairs = [(f"{a} and {b}", f"{count} errors") for a, b, count in result["confused"]]
+    tables = [rows, [("hardest classes", "accuracy"), *hardest], [("most confused", ""), *pairs]]
+    return result, "\n\n".join(map(_columns, tables))
 
 
 def predict(args):
     from midas_lib import inference
 
-    classifier = inference.load_classifier(args.checkpoint or CHECKPOINT)
-    predictions = inference.predict_files(classifier, args.image)
-    rows = [(str(p["file"]), p["label"], f"{p['probability']:.3f}") for p in predictions]
-    return predictions, _columns([("file", "label", "probability"), *rows])
+    classifier = inference.load_classifier(_network(args))
+    predictions, skipped = inference.predict_files(classifier, args.image, args.one_hand)
+    if not predictions:
+        raise UserError(f"{skipped[0]['file']}: {skipped[0]['reason']}")
+    _told({"skipped": skipped})
+    names = ["file", "label", "probability"] + ["hand_label"] * args.one_hand
+    rows = [[p[n] if n != "probability" else f"{p[n]:.3f}" for n in names] for p in predictions]
+    return predictions, _columns([[name.replace("_label", "") for name in names], *rows])
 
 
 def audit(args):
@@ -158,7 +172,8 @@ def audit(args):
         raise UserError(f"--limit {args.limit}: give 1 or more")
     reference = None
     if args.reference != "none":
-        reference = inference.load_classifier(config.from_caller(args.reference or CHECKPOINT))
+        path = config.from_caller(args.reference) if args.reference else NETWORKS["characters"]
+        reference = inference.load_classifier(path)
     found = _told(inference.audit_folders(args.folder, reference, args.limit))
     low, high = found["own_folder_rate_interval"]
     own = f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
@@ -169,6 +184,13 @@ def audit(args):
     for name, shares in zip(found["classes"], found["transition"], strict=True):
         table.append((name, *(f"{share:.1%}" for share in shares)))
     return found, f"{_columns(rows)}\n\n{_columns(table)}"
+
+
+def _network(args):
+    """The checkpoint to be read with."""
+    if args.checkpoint and args.network:
+        raise UserError("--network and --checkpoint: give one of them")
+    return args.checkpoint or NETWORKS[args.network or "characters"]
 
 
 def _say(text):
@@ -195,10 +217,15 @@ def _columns(rows):
 
 def _csv(predictions):
     text, fields = io.StringIO(), ["file", "label", "index", "probability"]
-    fields += ["hand_label"] * ("hand_label" in predictions[0])
-    rows = [[prediction[field] for field in fields] for prediction in predictions]
+    fields += [field for field in ("hand_label", "true") if field in predictions[0]]
+    rows = [[_cell(prediction[field]) for field in fields] for prediction in predictions]
     csv.writer(text, lineterminator="\n").writerows([fields, *rows])
     return text.getvalue()
+
+
+def _cell(value):
+    """A value as a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\r") else value
 
 
 def _value(text):

@@ -15,20 +15,21 @@ from midas_lib import files, images, network
 from midas_lib.config import DIGIT_NAMES, Preprocessing, UserError
 
 BATCH = 256
+NO_HANDS = "hands: this network does not know how hands vary; take --network characters"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
     """A network with all it takes to read raw images. network: from pictures, and geometry where it
     takes that, to class probabilities. class_names: in the order of its outputs. preprocessing: of
-    its input. geometry: whether it takes it. hands: an `analysis.Hands`, how geometry varies, and
-    its weight, for `read_hands`; None where the checkpoint has none."""
+    its input. geometry: whether it takes it. hands: an `analysis.Hands` by name, how geometry
+    varies, and its "weight", for `read_hands`; None where the checkpoint has none."""
 
     network: Callable[..., np.ndarray]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     geometry: bool = False
-    hands: tuple | None = None
+    hands: dict | None = None
 
     def predict(self, image):
         """The answer for an image: `(label, index, probabilities)`, the latter float32 (classes,).
@@ -54,9 +55,11 @@ class Classifier:
 
         pictures, geometry = images.preprocess(scans, self.preprocessing)
         logs = self.network.logits(pictures)
+        known = dict(self.hands)
+        weight, hands = known.pop("weight"), analysis.Hands(**known)
         for writer in np.unique(writers):
             own = writers == writer
-            logs[own] = analysis.one_hand(logs[own], geometry[own], *self.hands)
+            logs[own] = analysis.one_hand(logs[own], geometry[own], hands, weight)
         return logs.argmax(1)
 
 
@@ -112,15 +115,13 @@ def load_classifier(path) -> Classifier:
     )  # fmt: skip
 
 
-def _hands(described: dict | None, classes: int) -> tuple | None:
-    """A checkpoint's `analysis.Hands`, and their weight."""
+def _hands(described: dict | None, classes: int) -> dict | None:
+    """A checkpoint's `analysis.Hands`, by name, and their weight."""
     if not described:
         return None
-    from midas_lib import analysis
-
     shapes = {"means": (classes, 2), "between": (2, 2), "within": (2, 2)}
-    known = {k: np.array(described[k], float).reshape(shape) for k, shape in shapes.items()}
-    return analysis.Hands(**known), float(described["weight"])
+    known = {name: np.array(described[name], float).reshape(s) for name, s in shapes.items()}
+    return known | {"weight": float(described["weight"])}
 
 
 def _from_keras(path: Path) -> tuple[Callable, bool, tuple]:
@@ -147,11 +148,31 @@ def _ask(model, *inputs: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def predict_files(classifier: Classifier, paths: list[Path]) -> list[dict]:
-    """An answer for each image file: {"file", "label", "index", "probability"}. Raises `UserError`,
-    naming the file, for the first that cannot be read."""
-    scans = np.stack([images.read_scan(Path(path)) for path in paths])
-    return _rows(paths, classifier.probabilities(scans), classifier.class_names)
+def predict_files(
+    classifier: Classifier, paths: list[Path], hand: bool = False
+) -> tuple[list[dict], list[dict]]:
+    """An answer for each image file that can be read, {"file", "label", "index", "probability"},
+    and the others, {"file", "reason"}. hand: whether all are by one writer and also read together:
+    then each answer has a "hand_label". Raises `UserError` where the checkpoint does not know how
+    hands vary."""
+    if hand and classifier.hands is None:
+        raise UserError(NO_HANDS)
+    scans, skipped = {}, []
+    for path in paths:
+        try:
+            scans[str(path)] = images.read_scan(Path(path))
+        except UserError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            skipped.append({"file": str(path), "reason": reason})
+    if not scans:
+        return [], skipped
+    pictures = np.stack(list(scans.values()))
+    rows = _rows(scans, classifier.probabilities(pictures), classifier.class_names)
+    if hand:
+        answers = classifier.read_hands(pictures, np.zeros(len(pictures), int))
+        for row, answer in zip(rows, answers, strict=True):
+            row["hand_label"] = classifier.class_names[answer]
+    return rows, skipped
 
 
 def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
@@ -159,16 +180,17 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
 
     The folder that an image lies in tells its class, see `data.label_of`. Returns, JSON-ready: n,
     accuracy, accuracy_interval (Wilson, 95 %), top5_accuracy, case_merged_accuracy, ece, per_class
-    ({name: {"n", "accuracy"}}), predictions and skipped ([{"file", "reason"}]). Where no image has
-    a class: n, predictions and skipped. hands: whether all images of one writer, whom the last
-    number in a file's name tells, are also read together: then each prediction has a "hand_label",
-    and "hands" holds writers, accuracy and accuracy_interval. Raises `UserError` when nothing can
-    be read, or the checkpoint or a name does not tell of hands.
+    ({name: {"n", "accuracy"}}), confused ([name, name, errors both ways], most first), predictions
+    (with "true", the class's name) and skipped ([{"file", "reason"}]). Where no image has a class:
+    n, predictions and skipped. hands: whether all images of one writer, whom the last number in a
+    file's name tells, are also read together: then each prediction has a "hand_label", and "hands"
+    holds writers, accuracy and accuracy_interval. Raises `UserError` when nothing can be read, or
+    the checkpoint or a name does not tell of hands.
     """
     from midas_lib import data  # with what it imports, half a second that one picture need not wait
 
     if hands and classifier.hands is None:
-        raise UserError("hands: this checkpoint does not know how hands vary; take part 1's")
+        raise UserError(NO_HANDS)
     skipped = []
     found = data.read_labelled(path, classifier.class_names, skipped)
     if not found:
@@ -180,6 +202,8 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     document = {"n": len(names), "predictions": rows, "skipped": skipped}
     if None not in labels:
         document |= _measures(np.array(labels), probabilities, classifier.class_names)
+        for row, label in zip(rows, labels, strict=True):
+            row["true"] = classifier.class_names[label]
     if hands:
         writers = np.array([_writer(name) for name in names])
         answers = classifier.read_hands(np.stack(scans), writers)
@@ -282,6 +306,12 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
             class_names[c]: {"n": len(of_class), "accuracy": float(of_class.mean())}
             for c, of_class in right.items()
         },
+        "confused": [
+            list(pair)
+            for pair in analysis.most_confused(
+                analysis.confusion(labels, predictions, len(class_names)), class_names, 10
+            )
+        ],
     }
 
 

@@ -13,6 +13,7 @@ import midas_lib
 from midas_lib import config
 from midas_lib.__main__ import main
 
+PREDICTION = {"file": "a.png", "label": "A", "index": 10, "probability": 0.98765}
 LABELLED = {
     "n": 4,
     "accuracy": 0.75,
@@ -20,10 +21,11 @@ LABELLED = {
     "top5_accuracy": 1.0,
     "case_merged_accuracy": 1.0,
     "ece": 0.1,
-    "per_class": {"A": 1.0},
+    "per_class": {"A": {"n": 3, "accuracy": 1.0}, "b": {"n": 4, "accuracy": 0.5}},
+    "confused": [["b", "6", 2]],
+    "predictions": [PREDICTION | {"true": "A"}],
     "skipped": [{"file": "bad.png", "reason": "not an image"}],
 }
-PREDICTION = {"file": "a.png", "label": "A", "index": 10, "probability": 0.98765}
 AUDIT = {
     "n": 20,
     "verdict": "complementary",
@@ -50,13 +52,18 @@ def inference(monkeypatch):
     def load_classifier(path):
         print("a library that prints")
         stub.loaded.append(path)
-        return path
+        return types.SimpleNamespace(path=path, class_names=config.CLASS_NAMES)
 
     stub.load_classifier = load_classifier
     stub.evaluate = lambda *asked: stub.asked.append(asked[1:]) or LABELLED
-    stub.audit_folders = lambda *asked: stub.asked.append(asked) or AUDIT
+    stub.audit_folders = lambda path, reference, limit: (
+        stub.asked.append((path, reference and reference.path, limit)) or AUDIT
+    )
     stub.asked = []
-    stub.predict_files = lambda classifier, paths: [PREDICTION | {"file": str(p)} for p in paths]
+    stub.predict_files = lambda _, paths, hand: (
+        [PREDICTION | {"file": str(p), "hand_label": "a"} for p in paths if "bad" not in p.name],
+        [{"file": str(p), "reason": "no image"} for p in paths if "bad" in p.name],
+    )
     monkeypatch.setitem(sys.modules, "midas_lib.inference", stub)
     monkeypatch.setattr(midas_lib, "inference", stub, raising=False)
     return stub
@@ -77,6 +84,12 @@ def test_evaluate_shows_a_small_table(inference, capsys):
     assert inference.loaded == [config.ROOT / "checkpoints" / "part1" / "model.keras"]
     assert inference.asked == [(Path("folder"), False)]
     assert not any("hands" in line for line in out)
+    hardest = out.index("hardest classes  accuracy")
+    assert out[hardest + 1 : hardest + 3] == [
+        "b                0.50 of 4",
+        "A                1.00 of 3",
+    ]
+    assert out[out.index("most confused") + 1] == "b and 6        2 errors"
 
 
 def test_evaluate_shows_what_hands_tell_where_it_is_asked_to(
@@ -113,6 +126,55 @@ def test_predict_takes_several_images_and_a_checkpoint(inference, capsys):
     assert main(["predict", "a.png", "b c.png", "--checkpoint", "my.keras", "--json"]) == 0
     assert [p["file"] for p in json.loads(capsys.readouterr().out)] == ["a.png", "b c.png"]
     assert inference.loaded == [Path("my.keras")]
+
+
+def test_predict_answers_what_can_be_read_and_lists_the_rest(inference, capsys):
+    assert main(["predict", "a.png", "bad.png", "--one-hand"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["file   label  probability  hand", "a.png  A      0.988        a"]
+    assert "skipped bad.png: no image" in err
+    assert main(["predict", "bad.png", "bad2.png"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "midas_lib: bad.png: no image"
+
+
+def test_networks_are_asked_for_by_name(inference, capsys):
+    for given, path in (
+        ([], "part1/model.keras"),
+        (["--network", "digits"], "part2/best.keras"),
+        (["--network", "characters"], "part1/model.keras"),
+    ):
+        assert main(["evaluate", "--test", "x", *given]) == 0
+        assert inference.loaded.pop() == config.ROOT / "checkpoints" / path
+    assert main(["predict", "x", "--network", "digits", "--checkpoint", "mine.keras"]) == 2
+    assert "--network and --checkpoint: give one" in capsys.readouterr().err
+
+
+def test_who_asks_the_62_classes_about_digits_is_told_of_the_other_network(
+    inference, monkeypatch, capsys
+):
+    for true, told in (("7", True), ("A", False)):
+        found = LABELLED | {"predictions": [PREDICTION | {"true": true}]}
+        monkeypatch.setattr(inference, "evaluate", lambda *_, found=found: found)
+        assert main(["evaluate", "--test", "x"]) == 0
+        assert ("--network digits" in capsys.readouterr().err) is told
+
+
+def test_a_csv_has_the_truth_and_no_formula(inference, monkeypatch, tmp_path):
+    rows = [PREDICTION | {"file": name, "true": "B"} for name in ("=1+1.png", "-x", "@y", "a.png")]
+    monkeypatch.setattr(inference, "evaluate", lambda *_: LABELLED | {"predictions": rows})
+    table = tmp_path / "out.csv"
+    assert main(["evaluate", "--test", "x", "--csv", str(table)]) == 0
+    lines = table.read_text().splitlines()
+    assert lines[0] == "file,label,index,probability,true"
+    names = ["'=1+1.png", "'-x", "'@y", "a.png"]
+    assert lines[1:] == [f"{name},A,10,0.98765,B" for name in names]
+
+
+def test_a_csv_that_cannot_be_written_is_said_at_once(inference, tmp_path, capsys):
+    table = tmp_path / "nowhere" / "out.csv"
+    assert main(["evaluate", "--test", "x", "--csv", str(table)]) == 2
+    assert "out.csv: there is no such folder" in capsys.readouterr().err
+    assert inference.asked == inference.loaded == []
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,10 @@ def test_a_bad_image_among_good_ones_is_skipped_and_listed(classifier, tmp_path)
     json.dumps(result, allow_nan=False)
     assert set(result) == {
         "n", "accuracy", "accuracy_interval", "top5_accuracy", "case_merged_accuracy", "ece",
-        "per_class", "predictions", "skipped",
+        "per_class", "confused", "predictions", "skipped",
     }  # fmt: skip
-    assert set(result["predictions"][0]) == {"file", "label", "index", "probability"}
+    assert set(result["predictions"][0]) == {"file", "label", "index", "probability", "true"}
+    assert [row["true"] for row in result["predictions"]] == ["0", "A"]
 
 
 def test_a_zip_within_a_zip_is_the_same_as_the_folder(classifier, tmp_path):
@@ -298,15 +299,31 @@ def test_nothing_readable_at_all_is_a_mistake(classifier, tmp_path):
         inference.evaluate(classifier, tmp_path / "nowhere")
 
 
-def test_predict_names_the_file_it_cannot_read(classifier, tmp_path):
-    blank = tmp_path / "blank.png"
+def test_predict_answers_what_it_can_read_and_names_the_rest(classifier, tmp_path):
+    blank, gone, good = (tmp_path / f"{name}.png" for name in ("blank", "gone", "good"))
     cv2.imwrite(str(blank), np.full((50, 50), 255, np.uint8))
-    with pytest.raises(UserError, match="blank.png: no ink"):
-        inference.predict_files(classifier, [blank])
-    with pytest.raises(UserError, match="gone.png: No such file"):
-        inference.predict_files(classifier, [tmp_path / "gone.png"])
+    cv2.imwrite(str(good), letter())
+    rows, skipped = inference.predict_files(classifier, [blank, good, gone])
+    assert [row["file"] for row in rows] == [str(good)]
+    assert rows[0]["label"] == classifier.predict(letter())[0]
+    assert [one["file"] for one in skipped] == [str(blank), str(gone)]
+    assert skipped[0]["reason"].startswith("no ink")
+    assert skipped[1]["reason"].startswith("No such file")
+    assert inference.predict_files(classifier, [blank])[0] == []
     with pytest.raises(UserError, match="image 1: no ink"):
         classifier.predict([letter(), np.zeros((9, 9))])
+
+
+def test_files_by_one_writer_are_read_together_where_it_is_asked_for(classifier, tmp_path):
+    # Alone, the third is a small letter by its top; the second tells that this hand writes low.
+    for name, (top, bottom) in {"a": (0.32, 0.92), "b": (0.52, 0.92), "c": (0.32, 0.92)}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), bar(top, bottom))
+    paths = sorted(tmp_path.iterdir())
+    rows, _ = inference.predict_files(handed(), paths, hand=True)
+    assert [row["label"] for row in rows] == ["c", "c", "c"]
+    assert [row["hand_label"] for row in rows] == ["C", "c", "C"]
+    with pytest.raises(UserError, match="does not know how hands vary"):
+        inference.predict_files(classifier, paths, hand=True)
 
 
 # -- images by one writer, read together
@@ -333,7 +350,7 @@ def handed(logits=SMALLER, hands=HANDS, weight=1.0, against=(0.0, 0.0, 0.0)):
         class_names=("C", "c", "x"),
         preprocessing=Preprocessing(size=12),
         geometry=True,
-        hands=(hands, weight),
+        hands=hands._asdict() | {"weight": weight},
     )
 
 
@@ -427,7 +444,7 @@ def test_hands_without_labels_are_answered_and_not_measured(tmp_path):
 
 def test_hands_are_not_guessed_at(classifier, tmp_path):
     folder = write_hands(tmp_path)
-    with pytest.raises(UserError, match="hands: this checkpoint does not know how hands vary"):
+    with pytest.raises(UserError, match="hands: this network does not know how hands vary"):
         inference.evaluate(classifier, folder, hands=True)
     cv2.imwrite(str(folder / "Sample001" / "mine.png"), bar(0.2, 0.8))
     inference.evaluate(handed(), folder)
@@ -443,10 +460,10 @@ def hands_described(**changes):
 
 
 def test_a_checkpoint_keeps_how_hands_vary(tmp_path):
-    hands, weight = inference.load_classifier(saved(tmp_path, placed(), hands_described())).hands
-    assert weight == 0.5
-    for ours, theirs in zip(hands, HANDS, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    hands = inference.load_classifier(saved(tmp_path, placed(), hands_described())).hands
+    assert hands["weight"] == 0.5
+    for name, theirs in HANDS._asdict().items():
+        np.testing.assert_array_equal(hands[name], theirs)
     alone = cnn(3, 12, TINY)  # which is told of no place: a hand has none to it
     assert inference.load_classifier(saved(tmp_path, alone, hands_described())).hands is None
 
@@ -536,16 +553,18 @@ def test_our_own_networks_never_load_tensorflow(checkpoint, tmp_path):
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
         "assert sys.argv[1] != 'predict' or not {'pandas', 'scipy', 'sklearn'} & set(sys.modules)"
     )
-    told = ["--checkpoint", str(checkpoint)]
+    ours = ["--checkpoint", str(checkpoint)]
     for command in (
-        ["predict", str(tmp_path / "0" / "0.png"), *told],
-        ["evaluate", "--test", str(tmp_path), *told],
+        ["predict", str(tmp_path / "0" / "0.png"), *ours],
+        ["evaluate", "--test", str(tmp_path), *ours],
         ["audit", str(tmp_path), "--witness", str(checkpoint)],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *command], capture_output=True, text=True
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        told = "all images are of digits" if command[0] == "evaluate" else ""
+        assert (done.returncode, done.stderr[: len(told)]) == (0, told)
+        assert len(done.stderr.splitlines()) == bool(told)
 
 
 def test_a_checkpoint_with_inputs_of_another_kind_is_refused(tmp_path):
