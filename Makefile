@@ -1,20 +1,29 @@
 # GNU make 3.81 or later. `make` alone lists what there is to make.
 
+ifneq ($(strip $(MAKEFILE_LIST)),Makefile)
+$(error this Makefile makes things in its own folder: name that with make -C)
+endif
+
+PROFILE_GIVEN := $(filter-out undefined,$(origin PROFILE))
 PROFILE ?= standard
 PYTHONS = $(if $(PYTHON),"$$PYTHON",python3.13 python3.12 python3.11 python3)
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-export PYTHON
+
+# What the user says reaches the shell in the environment alone, and as it was typed: no part of it
+# is a command to a shell, or a variable to make.
+GIVEN = PROFILE SEEDS JOBS FRESH PYTHON NETWORK CHECKPOINT TEST IMG DIR REPOSITORY DATA_DIR MIRROR
+$(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
+  $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 # A relative path counts from the folder that the user's shell is in, which `make -C` leaves: the
-# commands are told it, since the shells that start them set PWD anew.
-export CALLER := $(or $(PWD),$(CURDIR))
-PYTHON_HERE = PWD="$$CALLER" .venv/bin/python
-MIDAS = $(PYTHON_HERE) -m midas_lib
-REPORT = $(MIDAS) report --profile "$(PROFILE)" $(if $(SEEDS),--seeds $(SEEDS)) \
-  $(if $(JOBS),--jobs $(JOBS)) $(if $(filter-out 0,$(FRESH)),--fresh)
-NETWORK = $(if $(CHECKPOINT),--checkpoint "$$CHECKPOINT")
-# A variable given to make is in the environment of every command; these may have spaces.
-export CHECKPOINT TEST IMG DIR
+# commands are told it, since the shells that start them set PWD anew. The command takes the shell's
+# place, so that what ends make ends it too.
+export CALLER := $(or $(value PWD),$(CURDIR))
+PYTHON_HERE = exec env PWD="$$CALLER" .venv/bin/python
+MIDAS = $(PYTHON_HERE) -P -m midas_lib
+REPORT = $(MIDAS) report --profile "$$PROFILE" $(if $(SEEDS),--seeds "$$SEEDS") \
+  $(if $(JOBS),--jobs "$$JOBS") $(if $(filter-out 0,$(FRESH)),--fresh)
+READER = $(if $(NETWORK),--network="$$NETWORK") $(if $(CHECKPOINT),--checkpoint="$$CHECKPOINT")
 
 .DEFAULT_GOAL := help
 .PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab badges test \
@@ -64,22 +73,22 @@ env: ## make the environment, .venv/, or bring it up to date
 
 data: env ## get the archives, or say where each lies
 	@echo "==> looking for the archives" >&2
-	@$(MIDAS) fetch --profile "$(PROFILE)" $(ARGS)
+	@$(MIDAS) fetch --profile "$$PROFILE" $(ARGS)
 
 reports: env ## all reports and their index
-	@echo "==> making the reports, profile $(PROFILE)" >&2
+	@echo "==> making the reports, profile $$PROFILE" >&2
 	@$(REPORT) $(ARGS)
 
 part1: env ## the report of part 1: 62 characters
-	@echo "==> making the report of part 1, profile $(PROFILE)" >&2
+	@echo "==> making the report of part 1, profile $$PROFILE" >&2
 	@$(REPORT) 1 $(ARGS)
 
 part2: env ## the report of part 2: what a pre-trained start is worth on MNIST
-	@echo "==> making the report of part 2, profile $(PROFILE)" >&2
+	@echo "==> making the report of part 2, profile $$PROFILE" >&2
 	@$(REPORT) 2 $(ARGS)
 
 part3: env ## the report of part 3: every label is wrong
-	@echo "==> making the report of part 3, profile $(PROFILE)" >&2
+	@echo "==> making the report of part 3, profile $$PROFILE" >&2
 	@$(REPORT) 3 $(ARGS)
 
 pages: env ## draw the published pages anew from their results files, without training
@@ -88,24 +97,24 @@ pages: env ## draw the published pages anew from their results files, without tr
 
 bench: env ## how fast it is beside others: [SEEDS=repeats] [ARGS="section ... --torch PYTHON"]
 	@echo "==> measuring; leave the machine alone meanwhile" >&2
-	@$(PYTHON_HERE) -m bench $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)") \
-	  $(if $(SEEDS),--repeats $(SEEDS)) $(ARGS)
+	@$(PYTHON_HERE) -m bench $(if $(PROFILE_GIVEN),--profile "$$PROFILE") \
+	  $(if $(SEEDS),--repeats "$$SEEDS") $(ARGS)
 
-evaluate: env ## measure a network: TEST=folder or zip [CHECKPOINT=file.keras] [ARGS=--hands]
+evaluate: env ## measure a network: TEST=folder or zip [NETWORK=digits] [ARGS=--hands]
 	@if [ -z "$$TEST" ]; then echo "make: say what to test on: make evaluate TEST=path" >&2; exit 2; fi
 	@echo "==> evaluating on $$TEST" >&2
-	@$(MIDAS) evaluate --test "$$TEST" $(NETWORK) $(ARGS)
+	@$(MIDAS) evaluate --test="$$TEST" $(READER) $(ARGS)
 
 audit: env ## find out what is wrong with labels: DIR=folder or zip of digits
 	@if [ -z "$$DIR" ]; then echo "make: say what to audit: make audit DIR=path" >&2; exit 2; fi
 	@echo "==> auditing $$DIR" >&2
-	@$(MIDAS) audit "$$DIR" $(ARGS)
+	@$(MIDAS) audit $(ARGS) -- "$$DIR"
 
-predict: env ## read characters: IMG="image ..." [CHECKPOINT=file.keras]
+predict: env ## read characters: IMG="image ..." [NETWORK=digits]
 	@if [ -z "$$IMG" ]; then echo "make: say what to read: make predict IMG=path" >&2; exit 2; fi
 	@echo "==> reading $$IMG" >&2
 	@checkout=$$PWD; cd "$$CALLER"; [ -e "$$IMG" ] && set -- "$$IMG" || set -- $$IMG; \
-	cd "$$checkout"; $(MIDAS) predict "$$@" $(NETWORK) $(ARGS)
+	cd "$$checkout"; $(MIDAS) predict $(READER) $(ARGS) -- "$$@"
 
 lab: env ## open the notebooks in Jupyter
 	@echo "==> starting Jupyter" >&2
@@ -113,7 +122,7 @@ lab: env ## open the notebooks in Jupyter
 
 badges: env ## put a badge that opens it in Google Colab on each notebook: [REPOSITORY=owner/name]
 	@echo "==> putting badges on the notebooks" >&2
-	@$(MIDAS) badges $(if $(REPOSITORY),--repository "$(REPOSITORY)")
+	@$(MIDAS) badges $(if $(REPOSITORY),--repository="$$REPOSITORY")
 
 test: env ## run the tests, side by side on all cores
 	@echo "==> running the tests" >&2

@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -141,8 +142,8 @@ def test_variables_become_options(ready):
     options = ["PROFILE=smoke", "SEEDS=5", "JOBS=2", "FRESH=1", "ARGS=-p title 'a b'"]
     line = ready.make("part1", *options)[1][0]
     expected = "report --profile smoke --seeds 5 --jobs 2 --fresh 1 -p title a b]"
-    assert line.startswith(f"[-m midas_lib {expected}")
-    assert "[-m midas_lib report --profile standard]" in ready.make("reports", "FRESH=0")[1][0]
+    assert line.startswith(f"[-P -m midas_lib {expected}")
+    assert "[-P -m midas_lib report --profile standard]" in ready.make("reports", "FRESH=0")[1][0]
 
 
 def test_the_bench_is_the_full_one_unless_a_profile_is_named(ready):
@@ -152,9 +153,9 @@ def test_the_bench_is_the_full_one_unless_a_profile_is_named(ready):
 
 
 def test_badges_name_a_repository_if_one_is_given(ready):
-    assert ready.make("badges")[1][0].startswith("[-m midas_lib badges] ")
+    assert ready.make("badges")[1][0].startswith("[-P -m midas_lib badges] ")
     line = ready.make("badges", "REPOSITORY=someone/it")[1][0]
-    assert line.startswith("[-m midas_lib badges --repository someone/it] ")
+    assert line.startswith("[-P -m midas_lib badges --repository=someone/it] ")
 
 
 def test_an_environment_that_two_checkouts_share_has_the_library_of_the_last_one(ready, tmp_path):
@@ -183,13 +184,13 @@ def test_tests_run_side_by_side_and_take_arguments(ready):
 def test_every_command_is_told_the_callers_folder(ready, tmp_path):
     (tmp_path / "one image.png").touch()
     commands = {
-        "data": "-m midas_lib fetch --profile standard",
-        "part2": "-m midas_lib report --profile standard 2",
+        "data": "-P -m midas_lib fetch --profile standard",
+        "part2": "-P -m midas_lib report --profile standard 2",
         "bench": "-m bench",
         "lab": "-m jupyterlab --notebook-dir=notebooks",
-        "evaluate": "-m midas_lib evaluate --test my test --checkpoint a.keras",
-        "audit": "-m midas_lib audit d.zip",
-        "predict": "-m midas_lib predict one image.png --checkpoint a.keras",
+        "evaluate": "-P -m midas_lib evaluate --test=my test --checkpoint=a.keras",
+        "audit": "-P -m midas_lib audit -- d.zip",
+        "predict": "-P -m midas_lib predict --checkpoint=a.keras -- one image.png",
     }
     options = ["TEST=my test", "CHECKPOINT=a.keras", "IMG=one image.png", "DIR=d.zip", "MIRROR=m"]
     for target, command in commands.items():
@@ -224,7 +225,56 @@ def test_several_images_may_be_named_and_found_by_a_pattern(ready, tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).touch()
     (line,) = ready.make("-C", "a checkout", "predict", "IMG=*.png c.jpg", cwd=tmp_path)[1]
-    assert line.startswith("[-m midas_lib predict a.png b.png c.jpg] ")
+    assert line.startswith("[-P -m midas_lib predict -- a.png b.png c.jpg] ")
+
+
+def test_a_network_is_asked_for_by_name(ready):
+    (line,) = ready.make("evaluate", "TEST=x", "NETWORK=digits")[1]
+    assert line.startswith("[-P -m midas_lib evaluate --test=x --network=digits] ")
+
+
+def test_what_is_given_is_no_command_and_stays_as_it_was_typed(ready, tmp_path):
+    hack = f"1; touch {tmp_path}/hack $(touch {tmp_path}/hack) `touch {tmp_path}/hack` \"'"
+    for name in ("PROFILE", "SEEDS", "JOBS"):
+        (line,) = ready.make("part1", f"{name}={hack}")[1]
+        assert f"--{name.lower()} {hack}" in line
+    for target, name, option in (
+        ("badges", "REPOSITORY", "--repository="), ("evaluate", "TEST", "--test="),
+        ("audit", "DIR", "-- "), ("predict", "IMG", "-- "),
+    ):  # fmt: skip
+        value = "a$b $(shell touch hack) ${HOME}.png"
+        (tmp_path / value).touch()
+        (line,) = ready.make("-C", str(ready.folder), target, f"{name}={value}", cwd=tmp_path)[1]
+        assert f"{option}{value}]" in line
+    assert not (tmp_path / "hack").exists()
+
+
+def test_it_makes_nothing_in_another_folder(checkout, tmp_path):
+    done, log = checkout.make("-f", str(checkout.folder / "Makefile"), "env", cwd=tmp_path)
+    assert (done.returncode, log) == (2, [])
+    assert "name that with make -C" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_what_ends_make_ends_the_command(checkout, tmp_path):
+    ready, told = checkout, tmp_path / "pid"
+    ready.make("env")
+    python = ready.folder / ".venv" / "bin" / "python"
+    python.write_text(PYTHON + f'case "$*" in *report*) echo $$ > {told}; exec sleep 60 ;; esac\n')
+    environment = {"PATH": os.environ["PATH"], "LOG": str(ready.log)}
+    process = subprocess.Popen(
+        ["make", "part1"], cwd=ready.folder, env=environment, stderr=subprocess.DEVNULL
+    )
+    while not (told.exists() and told.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(10)
+    for _ in range(100):  # it is gone, or no longer runs
+        if not Path(f"/proc/{int(told.read_text())}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the command goes on")
 
 
 @pytest.mark.parametrize("target", ["evaluate", "predict"])
