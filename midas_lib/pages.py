@@ -1,6 +1,7 @@
 """Pages: run a notebook, render what it shows as one file of HTML, and the index of them all."""
 
 import base64
+import hashlib
 import html
 import re
 import sys
@@ -127,8 +128,14 @@ def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
         template_name="midas", extra_template_basedirs=[str(show.TEMPLATES)], embed_images=True,
         exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
     )  # fmt: skip
+    scripts = show.scripts()
     resources = {
         "metadata": {"name": title, "path": str(config.ROOT / "notebooks")},
+        "script": scripts["page"],
+        "script_hashes": [
+            base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()
+            for one in scripts.values()
+        ],
         "results": info,
         "standin": results.is_standin(info or {}),
         "error": error,

@@ -1,6 +1,7 @@
 """What a notebook shows: figures, tables and text, as HTML that a page keeps."""
 
 import base64
+import html
 import io
 import itertools
 import math
@@ -126,21 +127,30 @@ def _show(template: str, **values) -> None:
 def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: str) -> None:
     """Show a pad on which one draws a character, which networks, title -> `pad.export`'s, read at
     once, in the page. guides: name -> height of a faint line, as a share from the top."""
+    script = scripts()["pad"]
+    _show("pad", networks=networks, guides=guides, caption=caption, script=script)
+
+
+def scripts() -> dict[str, str]:
+    """The scripts that a page may run, and no others: of every "page", and of the "pad"."""
     vendored = sorted((TEMPLATES / "vendor").glob("tf-*.js"), reverse=True)  # the core goes first
-    scripts = [path.read_text("utf-8") for path in (*vendored, TEMPLATES / "midas" / "pad.js")]
-    _show("pad", networks=networks, guides=guides, caption=caption, scripts="\n".join(scripts))
+    parts = [path.read_text("utf-8") for path in (*vendored, TEMPLATES / "midas" / "pad.js")]
+    parts.append('pad.start(document.currentScript.closest("figure"));')
+    page = (TEMPLATES / "midas" / "page.js").read_text("utf-8")
+    return {"page": page, "pad": "\n".join(parts)}
 
 
 def markdown(text: str) -> None:
-    """Show computed Markdown as running text."""
-    display(Markdown(typeset(text)))
+    """Show computed Markdown as running text; tags in it are text too."""
+    display(Markdown(typeset(html.escape(text, quote=False))))
 
 
 def finding(text: str) -> None:
     """Show computed Markdown as a finding, set off from the running text."""
     from nbconvert.filters import markdown2html
 
-    display(HTML(f'<div class="finding">{markdown2html(typeset(text))}</div>'))
+    found = markdown2html(typeset(html.escape(text, quote=False)))
+    display(HTML(f'<div class="finding">{found}</div>'))
 
 
 def finish(found: results.Results, finding: str, picture: Figure | None) -> None:

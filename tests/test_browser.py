@@ -240,6 +240,17 @@ def test_a_failed_report_says_so_first(visit, tmp_path):
     assert page.url.endswith("#failure")
 
 
+def test_a_script_that_is_not_ours_does_not_run(browser, write):
+    page = browser.new_page()
+    foreign = "document.title = 'changed'"
+    path = write(f'<script>{foreign}</script><p onclick="{foreign}">Click</p>')
+    page.goto(path.as_uri())
+    page.get_by_text("Click", exact=True).click()
+    assert page.title() == "A report"
+    assert page.evaluate("document.querySelector('.fold').hidden") is False  # ours has run
+    page.close()
+
+
 # -- the pad
 
 

@@ -156,7 +156,14 @@ def test_a_finding_is_markdown_in_a_box(shown):
 def test_percent_signs_stay_by_their_numbers_and_addresses_whole(text, expected, shown):
     assert show.typeset(text) == expected
     show.markdown(f"Text: {text}")
-    assert shown == [f"Text: {expected}"]
+    assert shown == [f"Text: {expected}".replace("<", "&lt;").replace(">", "&gt;")]
+
+
+def test_tags_in_computed_text_are_text(shown):
+    show.markdown("**1** <script>alert(1)</script> & more")
+    assert shown == ["**1** &lt;script&gt;alert(1)&lt;/script&gt; &amp; more"]
+    show.finding("**1** <img src=x onerror=alert(1)>")
+    assert "<strong>1</strong> &lt;img src=x onerror=alert(1)&gt;" in shown[1]
 
 
 @pytest.fixture
