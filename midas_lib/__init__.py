@@ -7,5 +7,8 @@ import os
 
 # Read when TensorFlow meets a GPU: runs may share one, so none takes all of its memory at once.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# TensorFlow's log is none of the user's business, and the user's backend none of ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 __version__ = "1.0.0"

@@ -6,6 +6,10 @@ from keras import layers
 
 from midas_lib.config import Network
 
+# Whatever a user's keras.json says.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+
 
 def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> keras.Model:
     """A compact CNN from pixel values 0-255 of shape (n, size, size, 1) to class probabilities.

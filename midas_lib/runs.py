@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import sys
 import threading
 import time
 import warnings
@@ -23,7 +24,7 @@ from midas_lib.data import Examples
 # Raise by one whenever the same settings and data would train to another result than before, or a
 # default changes. The digest is of the sources and defaults that decide it: a test compares them.
 TRAINING_VERSION = 4
-TRAINING_DIGEST = "6d48ca17ca0888a1"
+TRAINING_DIGEST = "a3de1e8d82a3b7a8"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,15 @@ class Outcome:
 
 
 def run_all(
-    tasks: list[Task], *, jobs: int | None = None, fresh: bool = False, folder: Path | None = None
-) -> list[Outcome]:
+    tasks: list[Task], *, jobs: int | None = None, fresh: bool = False, folder: Path | None = None,
+    label: str = "runs",
+) -> list[Outcome]:  # fmt: skip
     """Do the tasks, each in a process of its own, `jobs` at a time (default: one a GPU, or one a
     core where there is none; never more than cores); or on the Dask cluster whose scheduler's
     address the environment variable SCHEDULER gives.
 
-    Finished runs come from the store `folder` (default `config.RUNS`), unless `fresh`. Starts are
+    label: what the line that tells of progress begins with. Finished runs come from the store
+    `folder` (default `config.RUNS`), unless `fresh`. Starts are
     done first, those not among the tasks only where the store lacks them. A run that fails does not
     stop the others: afterwards `RuntimeError` tells each one's settings and error. Raises
     `UserError` when no scheduler is at that address, or the store cannot be read or written.
@@ -110,7 +113,8 @@ def run_all(
         for task in tasks:
             look_up(task)
     left = todo
-    with tqdm(total=len(todo), desc="runs", mininterval=20, disable=not todo) as progress:
+    shown = {"desc": label, "unit": "run", "dynamic_ncols": True, "disable": not todo}
+    with tqdm(total=len(todo), mininterval=1 if sys.stderr.isatty() else 60, **shown) as progress:
         while ready := {n: t for n, t in left.items() if not t.start or t.start.name in found}:
             left = {name: task for name, task in left.items() if name not in ready}
             calls = {name: _call(task, found) for name, task in ready.items()}
@@ -236,7 +240,6 @@ def _work(name: str, task: Task, weights, folder: Path, anew: bool) -> tuple[str
 
 def _train(task: Task, weights, state=None, save=None) -> dict[str, np.ndarray]:
     """Do one task, in a process of its own, as `train.fit`; returns what the store keeps of it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras  # in the worker, so that the parent need not load TensorFlow
 
     from midas_lib import train

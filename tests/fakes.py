@@ -69,7 +69,7 @@ class Runner:
     def __init__(self, outcome=knowing):
         self.outcome, self.trained, self.asked_fresh, self.stored = outcome, [], [], set()
 
-    def __call__(self, tasks, *, jobs=None, fresh=False, folder=None):
+    def __call__(self, tasks, *, jobs=None, fresh=False, folder=None, label=""):
         if fresh:
             self.asked_fresh += [task.name for task in tasks]
         for task in tasks:

@@ -51,8 +51,8 @@ class Plan:
     seeds: int = 5  # 5-fold partitions of the headline
     disjoint_partitions: int = 3  # of unknown hands
     kaggle_seeds: int = 3
-    lengths: tuple[int, ...] = (30, 60, 120, 240)  # epochs compared on the choosing partitions
-    ablation_epochs: int = 60  # of the ablations, each a 5-fold pass
+    lengths: tuple[int, ...] = (30, 60, 120)  # epochs compared on the choosing partitions
+    ablation_epochs: int = 30  # of the ablations, each a 5-fold pass
     ablation_partitions: int = len(CHOOSING_PARTITIONS)
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)  # peaks tried of each of `TUNED`
     groups: int | None = None  # of ablations, and how many of each; None: all
@@ -91,11 +91,11 @@ def run(
     characters = data.limit(data.load_characters(profile), plan.per_class)
     study = Part1(plan, profile, characters, jobs=jobs, fresh=fresh)
     final, passes, lengths = study.final(), study.passes(), study.lengths()
-    study.finish([final, *passes.values(), *lengths])
+    study.finish([final, *passes.values(), *lengths], "1 of 3, main arms")
     rates = study.rates()
-    study.finish(list(rates.values()))
+    study.finish(list(rates.values()), "2 of 3, peak rates")
     ablations = study.ablations(study.best_rates(rates))
-    study.finish(list(ablations.values()))
+    study.finish(list(ablations.values()), "3 of 3, one change at a time")
     study.compare(passes)
     study.weigh(ablations)
     study.combine(passes, ablations)
@@ -292,7 +292,7 @@ class Part1(Study):
         arms = {f"length/{reads}": reads for reads in ("picture", "geometry", "hand")}
         return [
             run
-            for partition in CHOOSING_PARTITIONS[: self.plan.ablation_partitions]
+            for partition in CHOOSING_PARTITIONS
             for epochs in self.plan.lengths
             for run in self._runs(
                 arms, partition, self._splits(partition), {"training__epochs": epochs}

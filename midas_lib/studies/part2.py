@@ -114,14 +114,15 @@ def run(
     for size in plan.sizes:
         data.balanced(study.everything.labels, size, 0)
     starts = study.starts()
-    study.finish(list(starts.values()))
+    study.finish(list(starts.values()), "1 of 4, pre-training")
     rates = study.rates(starts)
-    study.finish(list(rates.values()))
+    study.finish(list(rates.values()), "2 of 4, peak rates")
     main, few = study.main(starts, study.best_rates(rates)), study.few_labels(starts)
     warped, again = study.warped(starts, main), study.again(starts, main)
     self_trained = study.self_trained(starts, few)
-    study.finish([*main.values(), *warped.values(), *again.values(), *few.values()])
-    study.finish([*study.few_checked(starts), *study.controls(starts), *self_trained])
+    study.finish([*main.values(), *warped.values(), *again.values()], "3 of 4, all labels")
+    few_more = [*study.few_checked(starts), *study.controls(starts), *self_trained]
+    study.finish([*few.values(), *few_more], "4 of 4, few labels")
     reached = study.reached(main)
     chosen = max(STARTS, key=reached.get)
     best = [

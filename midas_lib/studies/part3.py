@@ -96,19 +96,21 @@ def run(
     plan = plan_for(PLANS, profile, seeds, "pretrained_seeds")
     study = Part3(plan, profile, load(profile), jobs=jobs, fresh=fresh)
     starts = study.starts()
-    study.finish(list(starts.values()))
+    study.finish(list(starts.values()), "1 of 4, pre-training")
     reference = starts["pretrained", 0].tasks
     found = study.derive("audit", reference, partial(_audit, study.folders))
     study.leak = own_label_rate(found)
     weak, naive, compared = study.weak(starts), study.naive(starts), study.compared()
-    study.finish([*naive.values(), *weak.values(), *study.sized(), *compared])
+    study.finish(
+        [*naive.values(), *weak.values(), *study.sized(), *compared], "2 of 4, first stages"
+    )
     second = study.second(weak)
-    study.finish([*second.values(), *study.hard(weak), *study.redrawn(weak)])
+    study.finish([*second.values(), *study.hard(weak), *study.redrawn(weak)], "3 of 4, second")
     audits = {}
     for added in plan.leaks:
         leaked = study.add_own_labels(added)
         audits[added] = study.derive(f"audit/{added}", reference, partial(_audit, leaked))
-    study.finish(study.leaky(audits))
+    study.finish(study.leaky(audits), "4 of 4, leaks")
     study.select(compared)
     study.check(second)
     for start in STARTS:

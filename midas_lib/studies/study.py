@@ -67,7 +67,7 @@ class Study:
         records = self.known.table.to_dict("records")
         self._known_rows = {f"{row['arm']}/{row['digest']}": row for row in records}
         self._rows, self._varies, self.arrays = {}, set(), {}
-        self._finished, self._used = set(), {}
+        self._finished, self._used, self._label = set(), {}, f"part {part}"
 
     @property
     def table(self) -> pd.DataFrame:
@@ -77,8 +77,10 @@ class Study:
         names = [name for name in table if name in {"arm", "seed"} | self._varies]
         return table[[*names, "digest", *table.columns.drop([*names, "digest"])]]
 
-    def finish(self, wanted: list[Run]) -> None:
-        """Add a row for each run, in this order; those that have none yet are trained together."""
+    def finish(self, wanted: list[Run], stage: str = "") -> None:
+        """Add a row for each run, in this order; those that have none yet are trained together.
+        stage: what of the study they are, for whoever waits."""
+        self._label = " · ".join(filter(None, [f"part {self.part}", stage]))
         kept = {run for run in wanted if self._stands(run)}
         outcomes = self.outcomes([task for run in wanted if run not in kept for task in run.tasks])
         for run in wanted:
@@ -122,8 +124,9 @@ class Study:
         adopt({start.name for task in tasks for start in _starts(task)})
         new = [task for task in tasks if task.name not in self._finished]
         if self.fresh and new:
-            runs.run_all(new, jobs=self.jobs, fresh=True)
-        found = dict(zip((t.name for t in tasks), runs.run_all(tasks, jobs=self.jobs), strict=True))
+            runs.run_all(new, jobs=self.jobs, fresh=True, label=self._label)
+        done = runs.run_all(tasks, jobs=self.jobs, label=self._label)
+        found = dict(zip((task.name for task in tasks), done, strict=True))
         for task in new:
             self._finished.add(task.name)
             self._used[task.name] = found[task.name].reused and not self.fresh
