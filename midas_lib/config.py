@@ -99,6 +99,8 @@ class Preprocessing:
     def __post_init__(self):
         if self.mode not in ("crop", "scale", "canvas", "mnist"):
             raise ValueError(f"mode {self.mode!r}: choose crop, scale, canvas or mnist")
+        if not (8 <= self.size <= 512 and 0 <= self.margin <= 10):
+            raise ValueError(f"size {self.size}, margin {self.margin}: give 8 to 512, and 0 to 10")
 
 
 @dataclass(frozen=True, kw_only=True)

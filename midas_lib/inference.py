@@ -44,9 +44,13 @@ class Classifier:
         return [(self.class_names[row.argmax()], int(row.argmax()), row) for row in rows]
 
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300)."""
+        """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300). Raises
+        `UserError` where the network's answers are no numbers."""
         pictures, geometry = images.preprocess(scans, self.preprocessing)
-        return self.network(pictures, geometry) if self.geometry else self.network(pictures)
+        found = self.network(pictures, geometry) if self.geometry else self.network(pictures)
+        if not np.isfinite(found).all():
+            raise UserError("the network's answers are no numbers: its weights are damaged")
+        return found
 
     def read_hands(self, scans: np.ndarray, writers: np.ndarray) -> np.ndarray:
         """The answers, int (n,), of scans when all those by one writer are read together, see

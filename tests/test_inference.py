@@ -585,6 +585,17 @@ def test_saving_that_fails_leaves_the_old_checkpoint_as_it_was(checkpoint, tmp_p
     assert inference.load_classifier(path).class_names == CLASS_NAMES
 
 
+def test_answers_that_are_no_numbers_are_refused(classifier, tmp_path, capsys):
+    broken = cnn(62, 12, TINY)
+    head = broken.get_layer("logits")
+    head.set_weights([np.full(head.kernel.shape, np.nan), np.zeros(62)])
+    path = saved(tmp_path, broken, DESCRIPTION)
+    cv2.imwrite(str(tmp_path / "a.png"), letter())
+    ask = ["predict", str(tmp_path / "a.png"), "--checkpoint", str(path), "--json"]
+    assert main(ask) == 2
+    assert "its weights are damaged" in capsys.readouterr().err
+
+
 def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
     path = tmp_path / "model.keras"
     with pytest.raises(UserError, match="no such checkpoint"):
@@ -597,7 +608,9 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path, capsys):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"model\.json: does not describe"):
         inference.load_classifier(path)
-    for wrong in ("{", "{}", json.dumps({**DESCRIPTION, "settings": {"preprocessing": {"x": 1}}})):
+    odd = [{"x": 1}, {"margin": "wide"}, {"margin": -1}, {"size": 10**6}, {"size": None}]
+    odd = [json.dumps({**DESCRIPTION, "settings": {"preprocessing": one}}) for one in odd]
+    for wrong in ("{", "{}", *odd):
         path.with_suffix(".json").write_text(wrong)
         with pytest.raises(UserError, match=r"model\.json: does not describe"):
             inference.load_classifier(path)
