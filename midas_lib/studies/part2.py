@@ -281,7 +281,7 @@ class Part2(MnistStudy):
         tests, found = {"mnist": self.test, **self.corrupted}, {}
         for warps, ranges in WARPS.items():
             for start in STARTS:
-                for seed in self.seeds:
+                for seed in self.side_seeds:
                     run = main[start, self.plan.epochs, seed]
                     if ranges == PLAIN:
                         settings = vary(
@@ -433,7 +433,8 @@ class Part2(MnistStudy):
             self.derive(f"end/{epochs}", tasks, end)
 
         def robustness(outcomes):
-            base, ours = outcomes[: len(self.seeds)], outcomes[len(self.seeds) :]
+            count = len(self.side_seeds)
+            base, ours = outcomes[:count], outcomes[count:]
             return {
                 name: {
                     "random": crossed(hits(base, name)),
@@ -444,7 +445,9 @@ class Part2(MnistStudy):
             }, {}
 
         for warps in WARPS:
-            tasks = [warped[warps, start, seed].task for start in STARTS for seed in self.seeds]
+            tasks = [
+                warped[warps, start, seed].task for start in STARTS for seed in self.side_seeds
+            ]
             self.derive(f"robustness/{warps}", tasks, robustness)
 
     def look_inside(self, main: dict, again: dict) -> None:
