@@ -62,9 +62,9 @@ class Plan:
     epochs: int = 5  # of them, that whose curves are compared
     seeds: int = 5  # of each budget, and draws of few labels
     side_seeds: int = 3  # of controls, and draws of whatever is run to check few labels
-    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)  # peaks, compared for each start
-    rate_epochs: int = 2
-    rate_seeds: int = 2
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)  # peaks, compared for each start
+    rate_epochs: int = 5
+    rate_seeds: int = 1
     sizes: tuple[int, ...] = (10, 20, 50, 100, 300, 1000, 3000, 10_000)  # labelled images
     few_steps: int = 2400  # up to 300 labels; with their root more, up to four times as many
     few_rates: tuple[float, ...] = (5e-4, 1e-3)  # peaks beside part 1's, for half the steps
@@ -121,7 +121,7 @@ def run(
     warped, again = study.warped(starts, main), study.again(starts, main)
     self_trained = study.self_trained(starts, few)
     study.finish([*main.values(), *warped.values(), *again.values()], "3 of 4, all labels")
-    few_more = [*study.few_checked(starts), *study.controls(starts), *self_trained]
+    few_more = [*self_trained, *study.few_checked(starts), *study.controls(starts)]
     study.finish([*few.values(), *few_more], "4 of 4, few labels")
     reached = study.reached(main)
     chosen = max(STARTS, key=reached.get)
