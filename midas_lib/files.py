@@ -135,7 +135,7 @@ def _members(
     # Each member is an entry of the directory: to have too many parsed would cost the memory.
     if isinstance(packed, bytes) and packed.count(b"PK\1\2") > MAX_MEMBERS - budget.members:
         raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
-    with _opened(packed, "zip archive") as file, zipfile.ZipFile(file) as archive:
+    with _opened(packed, "a zip archive") as file, zipfile.ZipFile(file) as archive:
         _check_safe(path, archive, budget, nested=isinstance(packed, bytes))
         chosen = {}
         for info in archive.infolist():
@@ -166,7 +166,7 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 def read_idx(path: str | Path) -> np.ndarray:
     """Read an idx file of unsigned bytes (MNIST's format), gzipped or not, as a uint8 array. Raises
     `UnreadableError` if it is missing, damaged, too large or not such a file."""
-    with _opened(path, "idx file") as file:
+    with _opened(path, "an idx file") as file:
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         with gzip.open(file) if zipped else contextlib.nullcontext(file) as unpacked:
@@ -331,6 +331,6 @@ def _opened(source: str | Path | bytes, kind: str) -> Iterator[io.BufferedIOBase
                 reason = f"or damaged or cut short ({error})" if start else "but empty"
                 if start.lstrip().startswith(b"<"):
                     reason = "but a web page"
-                raise UnreadableError(path, f"not a {kind}, {reason}") from None
+                raise UnreadableError(path, f"not {kind}, {reason}") from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read ({error.strerror})") from None
