@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import loky
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold, train_test_split
 
@@ -22,6 +22,11 @@ from midas_lib import config, files, images, sources
 from midas_lib.config import UserError
 
 CACHE_VERSION = 1
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMING = (
+    "name a folder by its class (7, A), as Sample001 (its number from 1), upper_a or lower_a, zero"
+    " to nine, all by the character's hex code (4a), or all by the class's number from 0"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +99,9 @@ def load_mislabelled(profile: str = "standard") -> ImageDataset:
 
 def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
     """Any folder or zip with a folder for each class: scans, uint8 (n, 225, 300), and labels.
-    Folders are named as in `labelled`. An image that cannot be read or lies in no class' folder is
-    left out with a warning. Raises `UserError` when `path` cannot be read, or a class has no
-    image."""
+    Folders are named as in `class_folders`. An image that cannot be read or lies in no class'
+    folder is left out with a warning. Raises `UserError` when `path` cannot be read, or a class has
+    no image."""
     skipped = []
     found = read_labelled(path, class_names, skipped)
     names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
@@ -129,25 +134,95 @@ def labelled(
 
 
 def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
-    """What `labelled` yields; those without a label are skipped too, unless none has one."""
-    found = list(labelled(path, class_names, skipped))
-    known = [one for one in found if one[2] is not None]
-    if known:  # a stray image beside the class folders
-        strays = [name for name, _, label in found if label is None]
-        skipped += [{"file": name, "reason": "lies in no class folder"} for name in strays]
-    return known or found
+    """What `labelled` yields, with labels by `class_folders`; those without one are skipped too,
+    unless none has one. Raises `UserError` where some folders name a class, but most do not."""
+    found = [(name, scan) for name, scan, _ in labelled(path, class_names, skipped)]
+    labels = class_folders({_folder(name) for name, _ in found}, class_names)
+    unknown = [folder for folder, label in labels.items() if folder and label is None]
+    folders, few = len(labels.keys() - {""}), ", ".join(unknown[:3])
+    if len(unknown) == folders:
+        if folders:
+            said = f"no folder names a class ({few} ...), so no image has a label; {NAMING}"
+            warnings.warn(f"{files.printable(path)}: {said}", stacklevel=2)
+        return [(name, scan, None) for name, scan in found]
+    if len(unknown) > folders / 2:
+        said = f"{len(unknown)} of {folders} folders name no class ({few} ...); {NAMING}"
+        raise UserError(f"{files.printable(path)}: {said}")
+    known = []
+    for name, scan in found:
+        folder = _folder(name)
+        if labels[folder] is not None:
+            known.append((name, scan, labels[folder]))
+        else:  # a stray image beside the class folders
+            where = f"in a folder {folder} that names no class" if folder else "in no class folder"
+            skipped.append({"file": name, "reason": f"lies {where}"})
+    return known
 
 
 def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
     """The class that the innermost folder saying one names: `SampleCCC`, CCC the class's number
     from 1, or the class's own name. None where no folder does."""
-    for folder in reversed(name.split("/")[:-1]):
-        sample = re.fullmatch(r"[Ss]ample0*(\d+)", folder)
-        if sample and 1 <= int(sample[1]) <= len(class_names):
-            return int(sample[1]) - 1
-        if folder in class_names:
-            return class_names.index(folder)
-    return None
+    return _innermost(_folder(name), class_names, _plain)
+
+
+def class_folders(folders: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int | None]:
+    """What folders, given as paths, are taken for: {folder: label, or None}, sorted. A name may
+    mean one thing in one set and another in the next, so all are read in the same way, the one that
+    understands most of them, the first of equals: as in `label_of`, and `upper_a`, `a_lower`,
+    `zero` ...; the hex code of the character (NIST's 4a for J), codes without a letter only if all
+    folders have one; or the number from 0, if all folders have one and it is above 9 once."""
+    folders, best = sorted(set(folders)), []
+    for way in (_spoken, _coded, _numbered):
+        labels = [_innermost(folder, class_names, way) for folder in folders]
+        known = {label for label in labels if label is not None}
+        sure = all(label is not None for f, label in zip(folders, labels, strict=True) if f)
+        if way is _coded:
+            sure |= any(not f"{ord(class_names[label]):x}".isdecimal() for label in known)
+        elif way is _numbered:
+            sure &= max(known, default=0) > 9
+        if sure or way is _spoken:
+            best = max(best or labels, labels, key=lambda found: len(found) - found.count(None))
+    return dict(zip(folders, best, strict=True))
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _innermost(folder: str, class_names: tuple[str, ...], way) -> int | None:
+    labels = (way(part, class_names) for part in reversed(folder.split("/")))
+    return next((label for label in labels if label is not None), None)
+
+
+def _index(name: str, class_names: tuple[str, ...]) -> int | None:
+    return class_names.index(name) if name in class_names else None
+
+
+def _plain(part: str, class_names: tuple[str, ...]) -> int | None:
+    sample = re.fullmatch(r"[Ss]ample0*([1-9]\d{0,5})", part, re.ASCII)
+    if sample and int(sample[1]) <= len(class_names):
+        return int(sample[1]) - 1
+    return _index(part, class_names)
+
+
+def _spoken(part: str, class_names: tuple[str, ...]) -> int | None:
+    name, words = part, re.split("[-_ ]", part.lower())
+    if part.lower() in WORDS and part not in class_names:
+        name = str(WORDS.index(part.lower()))
+    elif len(words) == 2 and {"upper", "lower"} & set(words):
+        letter = words[words[0] in ("upper", "lower")]
+        name = letter.upper() if "upper" in words else letter
+    return _plain(name, class_names)
+
+
+def _coded(part: str, class_names: tuple[str, ...]) -> int | None:
+    code = re.fullmatch("[0-9A-Fa-f]{2}", part)
+    return _index(chr(int(part, 16)), class_names) if code else None
+
+
+def _numbered(part: str, class_names: tuple[str, ...]) -> int | None:
+    number = re.fullmatch("[0-9]{1,2}", part)
+    return int(part) if number and int(part) < len(class_names) else None
 
 
 def _dataset(archive, class_names, pictures, labels, names, writers=None) -> ImageDataset:
@@ -163,7 +238,7 @@ def _decoded(name: str, profile: str, read) -> tuple[sources.Source, np.ndarray,
     with contextlib.suppress(Exception), np.load(cache) as stored:
         return archive, stored["images"], tuple(stored["names"].tolist())
     names, contents = zip(*sources.read_members(archive.paths[0], name), strict=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter
+    with ThreadPoolExecutor(loky.cpu_count()) as pool:  # OpenCV decodes without the interpreter
         pictures = np.stack(list(pool.map(read, contents, names)))
     try:
         with files.replacing(cache) as temporary, open(temporary, "wb") as file:
