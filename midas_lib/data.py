@@ -103,7 +103,7 @@ def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
     folder is left out with a warning. Raises `UserError` when `path` cannot be read, or a class has
     no image."""
     skipped = []
-    found = read_labelled(path, class_names, skipped)
+    found, path = read_labelled(path, class_names, skipped), files.printable(path)
     names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
     for label, name in enumerate(class_names):
         if label not in labels:
@@ -136,33 +136,31 @@ def labelled(
 def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
     """What `labelled` yields, with labels by `class_folders`; those without one are skipped too,
     unless none has one. Raises `UserError` where some folders name a class, but most do not."""
-    found = [(name, scan) for name, scan, _ in labelled(path, class_names, skipped)]
-    labels = class_folders({_folder(name) for name, _ in found}, class_names)
+    found = labelled(path, class_names, skipped)
+    found = [(name.rpartition("/")[0], name, scan) for name, scan, _ in found]
+    labels = class_folders({folder for folder, _, _ in found}, class_names)
     unknown = [folder for folder, label in labels.items() if folder and label is None]
-    folders, few = len(labels.keys() - {""}), ", ".join(unknown[:3])
+    folders = len(labels.keys() - {""})
+    said = f"{len(unknown)} of {folders} folders name no class ({', '.join(unknown[:3])} ...)"
+    said = f"{files.printable(path)}: {said}; {NAMING}"
     if len(unknown) == folders:
         if folders:
-            said = f"no folder names a class ({few} ...), so no image has a label; {NAMING}"
-            warnings.warn(f"{files.printable(path)}: {said}", stacklevel=2)
-        return [(name, scan, None) for name, scan in found]
+            warnings.warn(said, stacklevel=2)
+        return [(name, scan, None) for _, name, scan in found]
     if len(unknown) > folders / 2:
-        said = f"{len(unknown)} of {folders} folders name no class ({few} ...); {NAMING}"
-        raise UserError(f"{files.printable(path)}: {said}")
-    known = []
-    for name, scan in found:
-        folder = _folder(name)
-        if labels[folder] is not None:
-            known.append((name, scan, labels[folder]))
-        else:  # a stray image beside the class folders
+        raise UserError(said)
+    for folder, name, _ in found:
+        if labels[folder] is None:  # a stray image beside the class folders
             where = f"in a folder {folder} that names no class" if folder else "in no class folder"
             skipped.append({"file": name, "reason": f"lies {where}"})
-    return known
+    known = ((name, scan, labels[folder]) for folder, name, scan in found)
+    return [one for one in known if one[2] is not None]
 
 
 def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
     """The class that the innermost folder saying one names: `SampleCCC`, CCC the class's number
     from 1, or the class's own name. None where no folder does."""
-    return _innermost(_folder(name), class_names, _plain)
+    return _innermost(name.rpartition("/")[0], class_names, {})
 
 
 def class_folders(folders: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int | None]:
@@ -172,57 +170,45 @@ def class_folders(folders: Iterable[str], class_names: tuple[str, ...]) -> dict[
     `zero` ...; the hex code of the character (NIST's 4a for J), codes without a letter only if all
     folders have one; or the number from 0, if all folders have one and it is above 9 once."""
     folders, best = sorted(set(folders)), []
-    for way in (_spoken, _coded, _numbered):
-        labels = [_innermost(folder, class_names, way) for folder in folders]
+    spoken, coded, numbered = _names(class_names)
+    for names in (spoken, coded, numbered):
+        plain = class_names if names is spoken else ()
+        labels = [_innermost(folder, plain, names) for folder in folders]
         known = {label for label in labels if label is not None}
         sure = all(label is not None for f, label in zip(folders, labels, strict=True) if f)
-        if way is _coded:
-            sure |= any(not f"{ord(class_names[label]):x}".isdecimal() for label in known)
-        elif way is _numbered:
+        if names is coded:
+            sure |= any(code[1].isalpha() for code, label in coded.items() if label in known)
+        elif names is numbered:
             sure &= max(known, default=0) > 9
-        if sure or way is _spoken:
+        if sure or names is spoken:
             best = max(best or labels, labels, key=lambda found: len(found) - found.count(None))
     return dict(zip(folders, best, strict=True))
 
 
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
+def _names(class_names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """What folders may be called, {name: label}: in words, by the character's code, by number."""
+    spoken, coded, numbered = {}, {}, {}
+    for label, name in enumerate(class_names):
+        numbered |= {str(label): label, f"{label:02}": label}
+        if name in config.CLASS_NAMES:
+            coded[f"{ord(name):02x}"] = label
+            words = "upper" if name.isupper() else "lower", name.lower()
+            spoken |= {"_".join(words): label, "_".join(words[::-1]): label}
+        if name in config.DIGIT_NAMES:
+            spoken[WORDS[int(name)]] = label
+    return spoken, coded, numbered
 
 
-def _innermost(folder: str, class_names: tuple[str, ...], way) -> int | None:
-    labels = (way(part, class_names) for part in reversed(folder.split("/")))
-    return next((label for label in labels if label is not None), None)
-
-
-def _index(name: str, class_names: tuple[str, ...]) -> int | None:
-    return class_names.index(name) if name in class_names else None
-
-
-def _plain(part: str, class_names: tuple[str, ...]) -> int | None:
-    sample = re.fullmatch(r"[Ss]ample0*([1-9]\d{0,5})", part, re.ASCII)
-    if sample and int(sample[1]) <= len(class_names):
-        return int(sample[1]) - 1
-    return _index(part, class_names)
-
-
-def _spoken(part: str, class_names: tuple[str, ...]) -> int | None:
-    name, words = part, re.split("[-_ ]", part.lower())
-    if part.lower() in WORDS and part not in class_names:
-        name = str(WORDS.index(part.lower()))
-    elif len(words) == 2 and {"upper", "lower"} & set(words):
-        letter = words[words[0] in ("upper", "lower")]
-        name = letter.upper() if "upper" in words else letter
-    return _plain(name, class_names)
-
-
-def _coded(part: str, class_names: tuple[str, ...]) -> int | None:
-    code = re.fullmatch("[0-9A-Fa-f]{2}", part)
-    return _index(chr(int(part, 16)), class_names) if code else None
-
-
-def _numbered(part: str, class_names: tuple[str, ...]) -> int | None:
-    number = re.fullmatch("[0-9]{1,2}", part)
-    return int(part) if number and int(part) < len(class_names) else None
+def _innermost(folder: str, class_names: tuple[str, ...], names: dict[str, int]) -> int | None:
+    for part in reversed(folder.split("/")):
+        sample = re.fullmatch(r"[Ss]ample0*([1-9]\d{0,5})", part, re.ASCII)
+        if sample and int(sample[1]) <= len(class_names):
+            return int(sample[1]) - 1
+        if part in class_names:
+            return class_names.index(part)
+        if (spelt := re.sub("[- ]", "_", part.lower())) in names:
+            return names[spelt]
+    return None
 
 
 def _dataset(archive, class_names, pictures, labels, names, writers=None) -> ImageDataset:

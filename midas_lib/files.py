@@ -136,11 +136,13 @@ def _members(
     if isinstance(packed, bytes) and packed.count(b"PK\1\2") > MAX_MEMBERS - budget.members:
         raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
     with _opened(packed, "a zip archive") as file, zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():  # Windows' own tools may pack with backslashes
+            info.filename = info.filename.replace("\\", "/")
         _check_safe(path, archive, budget, nested=isinstance(packed, bytes))
         chosen = {}
         for info in archive.infolist():
-            name = _slashed(info)
-            member = None if name.endswith("/") or SYSTEM_FILE.search(name) else select(name)
+            system = info.filename.endswith("/") or SYSTEM_FILE.search(info.filename)
+            member = None if system else select(info.filename)
             if member and chosen.setdefault(member, info) is not info:
                 raise UnreadableError(path, f"holds {member} twice; pack it anew")
         if not chosen:
@@ -217,19 +219,17 @@ def _below(folder: Path, skipped: list[dict]) -> Iterator[tuple[str, Path]]:
     while folders or links:  # links last: a folder that a link leads to is read in its own place
         here = (folders or links).pop()
         try:
-            status = os.stat(folder / here)
-            names = os.listdir(folder / here)
+            at = os.stat(folder / here)
+            if (at.st_dev, at.st_ino) in seen:
+                raise OSError(errno.ELOOP, "a link to a folder that is read already, or around it")
+            seen.add((at.st_dev, at.st_ino))
+            names = sorted(os.listdir(folder / here), reverse=True)
         except OSError as error:
             if not here:
                 raise UnreadableError(folder, f"cannot be read ({error.strerror})") from None
             skipped.append({"file": printable(here), "reason": error.strerror})
             continue
-        if (status.st_dev, status.st_ino) in seen:
-            reason = "a link to a folder that is read already, or lies around this one"
-            skipped.append({"file": printable(here), "reason": reason})
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for name in sorted(names, reverse=True):
+        for name in names:
             name = os.path.join(here, name)
             if not os.path.isdir(folder / name):
                 found += [name] if _wanted(name) else []
@@ -277,11 +277,6 @@ def _check_image(name: str, content: bytes) -> None:
     raise UnreadableError(name, f"{kind}; save it as JPEG or PNG")
 
 
-def _slashed(entry: zipfile.ZipInfo) -> str:
-    """A member's name; Windows' own tools may pack it with backslashes."""
-    return entry.filename.replace("\\", "/")
-
-
 def _check_safe(path: str | Path, archive: zipfile.ZipFile, budget: Budget, nested: bool) -> None:
     """Take a zip's members from the budget, or raise `UnreadableError` where they exceed it, or
     could harm whoever reads or unpacks them."""
@@ -294,7 +289,7 @@ def _check_safe(path: str | Path, archive: zipfile.ZipFile, budget: Budget, nest
     if growth > min(MAX_GROWTH, max(HARMLESS, MAX_RATIO * on_disk)):
         raise UnreadableError(path, f"refused: unpacks to {total:,} bytes, like a zip bomb")
     for entry in entries:
-        name, kind = _slashed(entry), stat.S_IFMT(entry.external_attr >> 16)
+        name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
         if not name:
             raise UnreadableError(path, "holds a member without a name; pack it anew")
         if ".." in name.split("/") or PureWindowsPath(name).anchor:
@@ -320,7 +315,8 @@ def _regular(path: str | Path) -> io.BufferedReader:
 def _opened(source: str | Path | bytes, kind: str) -> Iterator[io.BufferedIOBase]:
     """A file, or its bytes, opened. Raises `UnreadableError` where it turns out to be no `kind`."""
     path = "bytes" if isinstance(source, bytes) else source
-    damage = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError)
+    damage = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+    damage += (ValueError, OverflowError)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _regular(source) as file:
             try:

@@ -265,7 +265,8 @@ def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
 def _adopt(name: str, folder: Path, staging: Path) -> bool:
     """Bring MNIST's files into `staging` from a folder that has them under other names, and say
     whether it has: each begins as the file does (train-images ...), is gzipped or not, and may lie
-    in a folder; or all lie in Keras' `mnist.npz`. Raises `UnreadableError` if one is damaged."""
+    in a folder; or all lie in Keras' `mnist.npz`. Raises `UnreadableError` for what is called so
+    and is damaged."""
     if name != "mnist" or not _missing(name, folder):
         return False
     if (folder / NPZ).is_file():
@@ -273,10 +274,18 @@ def _adopt(name: str, folder: Path, staging: Path) -> bool:
         return True
     for file in ARCHIVES[name].files:
         start = file.split("-idx")[0]
-        found = [*folder.glob(f"{start}*"), *folder.glob(f"{start}*/{start}*")]
-        if not (paths := [path for path in sorted(found) if path.is_file()]):
+        failures = []
+        for path in sorted([*folder.glob(f"{start}*"), *folder.glob(f"{start}*/{start}*")]):
+            try:
+                if path.is_file():
+                    files.write_idx(staging / file, files.read_idx(path))
+                    break
+            except UnreadableError as error:
+                failures.append(error)
+        else:
+            if failures:
+                raise failures[0]
             return False
-        files.write_idx(staging / file, files.read_idx(paths[0]))
     return True
 
 

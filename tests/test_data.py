@@ -223,7 +223,7 @@ def test_a_folder_that_lacks_a_class_or_holds_other_things_is_told(tmp_path):
     with pytest.raises(UserError, match=r"2 of 3 folders name no class .bird, cat"):
         data.load_folder(folder, ("dog", "fish"))
     with (
-        pytest.warns(UserWarning, match=r"no folder names a class .bird, cat, dog"),
+        pytest.warns(UserWarning, match=r"3 of 3 folders name no class .bird, cat, dog"),
         pytest.raises(UserError, match="in a folder fish"),
     ):
         data.load_folder(folder, ("fish",))
@@ -265,7 +265,7 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     found = data.read_labelled(folder, ("0", "1"), skipped)
     assert [name for name, _, _ in found] == ["1/a.png", "1/b.png"]
     assert [one["file"] for one in skipped] == ["1/bad.png", "c.png"]
-    with pytest.warns(UserWarning, match="no folder names a class"):
+    with pytest.warns(UserWarning, match="1 of 1 folders name no class"):
         found = data.read_labelled(folder, ("7", "8"), skipped := [])
     assert [label for _, _, label in found] == [None] * 3
     assert [one["file"] for one in skipped] == ["1/bad.png"]
@@ -308,6 +308,27 @@ def test_the_labels_of_a_set_are_those_of_its_way_of_naming(tmp_path):
     assert [label for _, _, label in found] == [12, 30, 31, 39]
 
 
+def test_pictures_of_other_kinds_and_names_are_read(tmp_path):
+    picture = np.full((90, 120), 255, np.uint8)
+    picture[20:60, 30:50] = 0
+    for name, ending in (("a.jp2", ".jp2"), ("b.jfif", ".jpg"), ("c", ".png"), ("d.heic", ".jpg")):
+        (tmp_path / name).write_bytes(cv2.imencode(ending, picture)[1].tobytes())
+    (tmp_path / "e.heic").write_bytes(b"")
+    found = list(data.labelled(tmp_path, CLASS_NAMES, skipped := []))
+    assert [name for name, _, _ in found] == ["a.jp2", "b.jfif", "c", "d.heic"]
+    assert all(abs(int((scan < 128).sum()) - 100 * 50) < 200 for _, scan, _ in found)
+    assert [one["file"] for one in skipped] == ["e.heic"]
+
+
+@pytest.mark.filterwarnings("ignore:.*not the known content")
+def test_pictures_are_decoded_on_the_cores_that_may_be_used(archive, monkeypatch):
+    asked, pool = [], data.ThreadPoolExecutor
+    monkeypatch.setattr(data.loky, "cpu_count", lambda: 3)
+    monkeypatch.setattr(data, "ThreadPoolExecutor", lambda n: asked.append(n) or pool(n))
+    data.load_characters()
+    assert asked == [3]
+
+
 def spelt(folders, class_names=CLASS_NAMES):
     """What each folder is taken for, as a string, with ? for nothing."""
     found = data.class_folders(folders, class_names)
@@ -347,7 +368,7 @@ DIGITS = CLASS_NAMES[:10]
         (["a", "b", "41"], "ab?"),
         (["", "notes"], "??"),
         (
-            ["upper_1", "upper", "upper_", "upper_ab", "lower_upper", "_a", "²", "Sample²"],
+            ["1", "upper", "upper_", "upper_ab", "lower_upper", "_a", "²", "Sample²"],
             "1???????",
         ),
         (["Sample" + "9" * 5000, "9" * 5000], "??"),

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -30,6 +31,14 @@ def left_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def far_zip():
+    """A zip whose only member begins further on than a file can be long."""
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    entry = struct.pack("<4s12xIIIHH12xI", b"PK\1\2", 0, 1, 1, 5, len(extra), 2**32 - 1)
+    end = struct.pack("<4s4xHHIIH", b"PK\5\6", 1, 1, len(entry) + 5 + len(extra), 0, 0)
+    return entry + b"x.png" + extra + end
+
+
 def unsafe_zip(name="train/a.png", content=b"x", mode=0o644 | stat.S_IFREG):
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
@@ -49,6 +58,7 @@ UNSAFE = {
     "device": (unsafe_zip(mode=0o666 | stat.S_IFCHR), "link or device"),
     "nameless": (unsafe_zip(name="_").replace(b"_", b""), "not a zip|without a name"),
     "absolute, by backslash": (unsafe_zip("\\server\\share\\a.png"), "leads out"),
+    "beyond its end": (far_zip(), "damaged"),
     # sizes understated in both headers: more comes out than announced
     "lying size": (
         unsafe_zip(content=bytes(90_000)).replace(
@@ -63,8 +73,9 @@ UNSAFE = {
 def test_an_unsafe_zip_is_refused(tmp_path, kind):
     content, reason = UNSAFE[kind]
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(UserError, match=reason):
-        list(files.read_members(tmp_path / "a.zip"))
+    for packed in (tmp_path / "a.zip", content):
+        with pytest.raises(UserError, match=reason):
+            list(files.read_members(packed))
 
 
 def test_encrypted_and_oddly_compressed_members_are_refused(tmp_path):

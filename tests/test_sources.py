@@ -660,6 +660,18 @@ def test_mnist_is_known_under_its_other_names(tmp_path, mnist, rename):
         np.testing.assert_array_equal(files.read_idx(path), mnist[path.name])
 
 
+def test_what_only_begins_like_an_idx_file_is_passed_over_or_named(tmp_path, mnist):
+    rename_unpacked(tmp_path / "mirror")
+    (tmp_path / "mirror" / "train-images-look.png").write_bytes(b"a picture")
+    (tmp_path / "mirror" / "train-images-here").mkdir()
+    assert fetch(tmp_path / "data", name="mnist", mirror=str(tmp_path / "mirror"))
+    (tmp_path / "mirror" / "train-images.idx3-ubyte").unlink()
+    with pytest.raises(UserError, match="MIRROR .* not an idx file, or damaged"):
+        fetch(tmp_path / "other", name="mnist", mirror=str(tmp_path / "mirror"))
+    with pytest.raises(UserError, match=r"look\.png: not an idx file, .*; replace or delete it"):
+        fetch(tmp_path / "mirror", name="mnist")
+
+
 def npy(shape, content):
     """An array's file that says to be of a shape."""
     buffer = io.BytesIO()
