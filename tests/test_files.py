@@ -288,6 +288,15 @@ def test_zips_within_zips_share_one_budget_of_bytes(tmp_path, monkeypatch):
     assert "unpacks to 400,000 bytes, like a zip bomb" in skipped[0]["reason"]
 
 
+def test_what_may_grow_is_what_lies_on_the_disk(tmp_path, monkeypatch):
+    inner = make_zip({"x.png": bytes(10**5), "y.png": os.urandom(10**5)})  # grows by 100 KB
+    (tmp_path / "a.zip").write_bytes(make_zip({"inner.zip": inner}))  # 100 KB, not 200
+    monkeypatch.setattr(files, "HARMLESS", 0)
+    for ratio, count in ((0.7, 0), (1.1, 2)):
+        monkeypatch.setattr(files, "MAX_RATIO", ratio)
+        assert len(list(files.walk(tmp_path / "a.zip", []))) == count
+
+
 def test_a_directory_of_too_many_members_is_not_even_parsed(tmp_path, monkeypatch):
     (tmp_path / "a.zip").write_bytes(make_zip({"inner.zip": make_zip(dict.fromkeys("abc", b""))}))
     monkeypatch.setattr(files, "MAX_MEMBERS", 3)
@@ -393,8 +402,8 @@ def test_files_are_closed_as_soon_as_they_are_read(tmp_path):
         (tmp_path / f"folder{i}").mkdir()
         os.mkfifo(tmp_path / f"folder{i}" / "fifo.png")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 6, limits[1]))
+    os.close(next_one := os.open(tmp_path, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one + 6, limits[1]))
     try:
         skipped = []
         assert len(list(files.walk(tmp_path, skipped))) == 60 + 30

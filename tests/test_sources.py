@@ -378,7 +378,7 @@ def test_a_server_that_is_not_fast_is_waited_for(tmp_path, server, monkeypatch):
             time.sleep(0.03)
 
     server.pages["/" + NAME] = slowly
-    assert fetch(tmp_path, [("mirror", server.url + NAME)]).source == "mirror"
+    assert fetch(tmp_path, [("mirror", server.url + NAME)], profile="full").source == "mirror"
 
 
 def test_waiting_for_another_process_is_said(tmp_path, capsys):
