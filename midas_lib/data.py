@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import loky
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold, train_test_split
 
@@ -22,6 +22,11 @@ from midas_lib import config, files, images, sources
 from midas_lib.config import UserError
 
 CACHE_VERSION = 1
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMING = (
+    "name a folder by its class (7, A), as Sample001 (its number from 1), upper_a or lower_a, zero"
+    " to nine, all by the character's hex code (4a), or all by the class's number from 0"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +99,11 @@ def load_mislabelled(profile: str = "standard") -> ImageDataset:
 
 def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
     """Any folder or zip with a folder for each class: scans, uint8 (n, 225, 300), and labels.
-    Folders are named as in `labelled`. An image that cannot be read or lies in no class' folder is
-    left out with a warning. Raises `UserError` when `path` cannot be read, or a class has no
-    image."""
+    Folders are named as in `class_folders`. An image that cannot be read or lies in no class'
+    folder is left out with a warning. Raises `UserError` when `path` cannot be read, or a class has
+    no image."""
     skipped = []
-    found = read_labelled(path, class_names, skipped)
+    found, path = read_labelled(path, class_names, skipped), files.printable(path)
     names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
     for label, name in enumerate(class_names):
         if label not in labels:
@@ -129,24 +134,80 @@ def labelled(
 
 
 def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
-    """What `labelled` yields; those without a label are skipped too, unless none has one."""
-    found = list(labelled(path, class_names, skipped))
-    known = [one for one in found if one[2] is not None]
-    if known:  # a stray image beside the class folders
-        strays = [name for name, _, label in found if label is None]
-        skipped += [{"file": name, "reason": "lies in no class folder"} for name in strays]
-    return known or found
+    """What `labelled` yields, with labels by `class_folders`; those without one are skipped too,
+    unless none has one. Raises `UserError` where some folders name a class, but most do not."""
+    found = labelled(path, class_names, skipped)
+    found = [(name.rpartition("/")[0], name, scan) for name, scan, _ in found]
+    labels = class_folders({folder for folder, _, _ in found}, class_names)
+    unknown = [folder for folder, label in labels.items() if folder and label is None]
+    folders = len(labels.keys() - {""})
+    said = f"{len(unknown)} of {folders} folders name no class ({', '.join(unknown[:3])} ...)"
+    said = f"{files.printable(path)}: {said}; {NAMING}"
+    if len(unknown) == folders:
+        if folders:
+            warnings.warn(said, stacklevel=2)
+        return [(name, scan, None) for _, name, scan in found]
+    if len(unknown) > folders / 2:
+        raise UserError(said)
+    for folder, name, _ in found:
+        if labels[folder] is None:  # a stray image beside the class folders
+            where = f"in a folder {folder} that names no class" if folder else "in no class folder"
+            skipped.append({"file": name, "reason": f"lies {where}"})
+    known = ((name, scan, labels[folder]) for folder, name, scan in found)
+    return [one for one in known if one[2] is not None]
 
 
 def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
     """The class that the innermost folder saying one names: `SampleCCC`, CCC the class's number
     from 1, or the class's own name. None where no folder does."""
-    for folder in reversed(name.split("/")[:-1]):
-        sample = re.fullmatch(r"[Ss]ample0*(\d+)", folder)
-        if sample and 1 <= int(sample[1]) <= len(class_names):
+    return _innermost(name.rpartition("/")[0], class_names, {})
+
+
+def class_folders(folders: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int | None]:
+    """What folders, given as paths, are taken for: {folder: label, or None}, sorted. A name may
+    mean one thing in one set and another in the next, so all are read in the same way, the one that
+    understands most of them, the first of equals: as in `label_of`, and `upper_a`, `a_lower`,
+    `zero` ...; the hex code of the character (NIST's 4a for J), codes without a letter only if all
+    folders have one; or the number from 0, if all folders have one and it is above 9 once."""
+    folders, best = sorted(set(folders)), []
+    spoken, coded, numbered = _names(class_names)
+    for names in (spoken, coded, numbered):
+        plain = class_names if names is spoken else ()
+        labels = [_innermost(folder, plain, names) for folder in folders]
+        known = {label for label in labels if label is not None}
+        sure = all(label is not None for f, label in zip(folders, labels, strict=True) if f)
+        if names is coded:
+            sure |= any(code[1].isalpha() for code, label in coded.items() if label in known)
+        elif names is numbered:
+            sure &= max(known, default=0) > 9
+        if sure or names is spoken:
+            best = max(best or labels, labels, key=lambda found: len(found) - found.count(None))
+    return dict(zip(folders, best, strict=True))
+
+
+def _names(class_names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """What folders may be called, {name: label}: in words, by the character's code, by number."""
+    spoken, coded, numbered = {}, {}, {}
+    for label, name in enumerate(class_names):
+        numbered |= {str(label): label, f"{label:02}": label}
+        if name in config.CLASS_NAMES:
+            coded[f"{ord(name):02x}"] = label
+            words = "upper" if name.isupper() else "lower", name.lower()
+            spoken |= {"_".join(words): label, "_".join(words[::-1]): label}
+        if name in config.DIGIT_NAMES:
+            spoken[WORDS[int(name)]] = label
+    return spoken, coded, numbered
+
+
+def _innermost(folder: str, class_names: tuple[str, ...], names: dict[str, int]) -> int | None:
+    for part in reversed(folder.split("/")):
+        sample = re.fullmatch(r"[Ss]ample0*([1-9]\d{0,5})", part, re.ASCII)
+        if sample and int(sample[1]) <= len(class_names):
             return int(sample[1]) - 1
-        if folder in class_names:
-            return class_names.index(folder)
+        if part in class_names:
+            return class_names.index(part)
+        if (spelt := re.sub("[- ]", "_", part.lower())) in names:
+            return names[spelt]
     return None
 
 
@@ -163,7 +224,7 @@ def _decoded(name: str, profile: str, read) -> tuple[sources.Source, np.ndarray,
     with contextlib.suppress(Exception), np.load(cache) as stored:
         return archive, stored["images"], tuple(stored["names"].tolist())
     names, contents = zip(*sources.read_members(archive.paths[0], name), strict=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter
+    with ThreadPoolExecutor(loky.cpu_count()) as pool:  # OpenCV decodes without the interpreter
         pictures = np.stack(list(pool.map(read, contents, names)))
     try:
         with files.replacing(cache) as temporary, open(temporary, "wb") as file:

@@ -4,6 +4,7 @@ Zip archives are checked before they are read, and never unpacked to disk.
 """
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import io
@@ -15,25 +16,58 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from midas_lib.config import UserError
 
-MAX_MEMBERS, MAX_BYTES, MAX_RATIO = 200_000, 2**30, 200  # of an archive that is read
+MAX_BYTES = 2**30  # of a file, or of one in a zip
+MAX_MEMBERS = 200_000  # of the zips of one input, those inside zips counted with them
+# By how many bytes such zips may grow when unpacked: beyond a size that harms nobody (pictures of
+# one colour pack a thousandfold), MAX_RATIO times what lies on the disk, and never over MAX_GROWTH.
+HARMLESS, MAX_RATIO, MAX_GROWTH = 200 * 10**6, 200, 2**32
 NESTING = 3  # zips within zips are opened this deep
 SYSTEM_FILE = re.compile(r"(^|/)(__MACOSX/|\.[^/]|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
+# Endings of pictures that OpenCV reads, of others that a folder of pictures may well hold, and how
+# the content of the former begins, whatever their names.
+IMAGE_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k"),
+)
+OTHER_ENDINGS = (".heic", ".heif", ".avif", ".ico", ".tga", ".pdf", ".svg", ".psd", ".eps", "")
+IMAGE_START = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|BM|II\*\0|MM\0\*|RIFF....WEBP|GIF8|P[1-6]\s|\0\0\0\x0cjP  "
+    rb"|\xff\x4f\xff\x51|....ftypavi[fs]",
+    re.DOTALL,
+)
+HEIC_START = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)  # phones name it .jpg, too
 
 
 class UnreadableError(UserError):
     """A file that cannot be used: not an archive, damaged, unsafe or of another layout."""
 
     def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.reason = reason
+        self.reason = printable(reason)
+        super().__init__(f"{printable(path)}: {self.reason}")
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """What the zips of one input have used up, those inside zips counted with them: members, bytes
+    that they grew by, and bytes that lie on the disk."""
+
+    members: int = 0
+    growth: int = 0
+    size: int = 0
+
+
+def printable(name: str | Path) -> str:
+    """A file's name as it may stand in a line of text: what is no visible character, such as a line
+    break, an escape code or a byte that is no UTF-8, as a backslash escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -84,19 +118,38 @@ def read_members(
     from a folder on; what it matched, after `top`, is the name given. System files are left out.
     Raises `UnreadableError` if the file is missing, no zip, damaged, unsafe (paths that escape,
     links, encryption, beyond the limits above), holds a name twice or has no such files."""
+
+    def select(name: str) -> str | None:
+        match = re.search(f"(^|/)({pattern})", name)
+        return match and top + match[2]
+
+    yield from _members(packed, select, Budget(), top)
+
+
+def _members(
+    packed: str | Path | bytes, select: Callable[[str], str | None], budget: Budget, top: str = ""
+) -> Iterator[tuple[str, bytes]]:
+    """`read_members` of those that `select` gives a name, and no more of them than the budget, from
+    which they are taken, allows."""
     path = "zip" if isinstance(packed, bytes) else packed
-    with _opened(packed, "zip archive") as file, zipfile.ZipFile(file) as archive:
-        _check_safe(path, archive)
+    # Each member is an entry of the directory: to have too many parsed would cost the memory.
+    if isinstance(packed, bytes) and packed.count(b"PK\1\2") > MAX_MEMBERS - budget.members:
+        raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
+    with _opened(packed, "a zip archive") as file, zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():  # Windows' own tools may pack with backslashes
+            info.filename = info.filename.replace("\\", "/")
+        _check_safe(path, archive, budget, nested=isinstance(packed, bytes))
         chosen = {}
         for info in archive.infolist():
-            match = re.search(f"(^|/)({pattern})", info.filename)
-            if match and not info.is_dir() and not SYSTEM_FILE.search(info.filename):
-                member = top + match[2]
-                if chosen.setdefault(member, info) is not info:
-                    raise UnreadableError(path, f"holds {member} twice; pack it anew")
+            system = info.filename.endswith("/") or SYSTEM_FILE.search(info.filename)
+            member = None if system else select(info.filename)
+            if member and chosen.setdefault(member, info) is not info:
+                raise UnreadableError(path, f"holds {member} twice; pack it anew")
         if not chosen:
             raise UnreadableError(path, f"holds no {top or 'such'} files; is it another zip?")
         for member, info in sorted(chosen.items()):
+            if info.file_size > MAX_BYTES:
+                raise UnreadableError(path, f"refused: {member} is over {MAX_BYTES:,} bytes")
             # asked for by size, so that a member that lies about it cannot fill the memory
             with archive.open(info) as unpacked:
                 content = unpacked.read(info.file_size)
@@ -113,17 +166,20 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """Read a gzipped idx file of unsigned bytes (MNIST's format) as a uint8 array. Raises
-    `UnreadableError` if it is missing, not gzip, damaged, too large or not such a file."""
-    with _opened(path, "gzip file") as file, gzip.open(file) as unpacked:
-        content = unpacked.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise UnreadableError(path, f"refused: unpacks to more than {MAX_BYTES:,} bytes")
-    ndim = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    start = 4 + 4 * ndim
-    shape = struct.unpack(f">{ndim}I", content[4:start]) if len(content) >= start else ()
-    if not shape or len(content) != start + math.prod(shape):
-        raise UnreadableError(path, "not a complete idx file of unsigned bytes")
+    """Read an idx file of unsigned bytes (MNIST's format), gzipped or not, as a uint8 array. Raises
+    `UnreadableError` if it is missing, damaged, too large or not such a file."""
+    with _opened(path, "an idx file") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        with gzip.open(file) if zipped else contextlib.nullcontext(file) as unpacked:
+            content = unpacked.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UnreadableError(path, f"refused: unpacks to more than {MAX_BYTES:,} bytes")
+        ndim = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+        start = 4 + 4 * ndim
+        shape = struct.unpack(f">{ndim}I", content[4:start]) if len(content) >= start else ()
+        if not shape or len(content) != start + math.prod(shape):
+            raise ValueError("it is not unsigned bytes in the shape it says")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -139,67 +195,130 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 def walk(path: str | Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of the images below a folder or in a zip, sorted by name; zips inside are
-    opened too, `NESTING` deep, and count as folders. What cannot be read is added to `skipped`, as
-    {"file", "reason"}. Raises `UserError` where `path` itself cannot be."""
-    path = Path(path)
+    opened too, `NESTING` deep, and count as folders. Links are followed, to each folder once. What
+    cannot be read is added to `skipped`, as {"file", "reason"}; names are `printable`. Raises
+    `UserError` where `path` itself cannot be read."""
+    path, budget = Path(path), Budget()
     if not path.exists():
-        raise UserError(f"{path}: no such folder or zip")
-    yield from _walk(_below(path, skipped) if path.is_dir() else read_members(path), 0, skipped)
+        raise UserError(f"{printable(path)}: no such folder or zip")
+    found = _below(path, skipped) if path.is_dir() else _members(path, _wanted, budget)
+    yield from _walk(found, 0, budget, skipped)
 
 
-def _below(folder: Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        wanted = name.lower().endswith((*IMAGE_ENDINGS, ".zip")) and not SYSTEM_FILE.search(name)
-        if wanted and not path.is_dir():
-            try:
-                with path.open("rb") as file:
-                    content = file.read(MAX_BYTES)  # no image is larger
-            except OSError as error:
-                skipped.append({"file": name, "reason": error.strerror})
-            else:
+def _wanted(name: str) -> str | None:
+    """The `printable` name of a file that may be an image or a zip of images; None for others."""
+    ending = os.path.splitext(name)[1].lower()
+    known = ending == ".zip" or ending in IMAGE_ENDINGS or ending in OTHER_ENDINGS
+    return printable(name) if known and not SYSTEM_FILE.search(name) else None
+
+
+def _below(folder: Path, skipped: list[dict]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the files below a folder that may be images or zips."""
+    found, folders, links = [], [""], []
+    seen = {(at.st_dev, at.st_ino) for at in map(os.stat, folder.resolve().parents)}
+    while folders or links:  # links last: a folder that a link leads to is read in its own place
+        here = (folders or links).pop()
+        try:
+            at = os.stat(folder / here)
+            if (at.st_dev, at.st_ino) in seen:
+                raise OSError(errno.ELOOP, "a link to a folder that is read already, or around it")
+            seen.add((at.st_dev, at.st_ino))
+            names = sorted(os.listdir(folder / here), reverse=True)
+        except OSError as error:
+            if not here:
+                raise UnreadableError(folder, f"cannot be read ({error.strerror})") from None
+            skipped.append({"file": printable(here), "reason": error.strerror})
+            continue
+        for name in names:
+            name = os.path.join(here, name)
+            if not os.path.isdir(folder / name):
+                found += [name] if _wanted(name) else []
+            elif not SYSTEM_FILE.search(f"{name}/"):
+                (links if os.path.islink(folder / name) else folders).append(name)
+    for name in sorted(found, key=lambda name: name.split("/")):
+        yield printable(name), folder / name
+
+
+def _walk(contents: Iterator[tuple[str, bytes | Path]], depth: int, budget: Budget, skipped: list):
+    for name, source in contents:
+        try:
+            if not name.lower().endswith(".zip"):
+                content = source if isinstance(source, bytes) else _read(source)
+                _check_image(name, content)
                 yield name, content
+            elif depth == NESTING:
+                raise UnreadableError(name, f"more than {NESTING} zips deep")
+            else:
+                members = _members(source, _wanted, budget)
+                inside = ((f"{name}/{member}", inner) for member, inner in members)
+                yield from _walk(inside, depth + 1, budget, skipped)
+        except UnreadableError as error:
+            skipped.append({"file": name, "reason": error.reason})
 
 
-def _walk(contents: Iterator[tuple[str, bytes]], depth: int, skipped: list[dict]):
-    for name, content in contents:
-        if name.lower().endswith(IMAGE_ENDINGS):
-            yield name, content
-        elif name.lower().endswith(".zip"):
-            try:
-                if depth == NESTING:
-                    raise UnreadableError(name, f"more than {NESTING} zips deep")
-                inside = ((f"{name}/{member}", inner) for member, inner in read_members(content))
-                yield from _walk(inside, depth + 1, skipped)
-            except UnreadableError as error:
-                skipped.append({"file": name, "reason": error.reason})
+def _read(path: Path) -> bytes:
+    try:
+        with _regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise UnreadableError(path, f"too large: over {MAX_BYTES:,} bytes")
+            return file.read(size)
+    except OSError as error:
+        raise UnreadableError(path, error.strerror) from None
 
 
-def _check_safe(path: str | Path, archive: zipfile.ZipFile) -> None:
-    """Raise `UnreadableError` for a zip that could harm whoever reads or unpacks it."""
+def _check_image(name: str, content: bytes) -> None:
+    """Raise `UnreadableError` for what is no image by its ending, nor by its content."""
+    ending = os.path.splitext(name)[1].lower()
+    if HEIC_START.match(content):
+        ending = ".heic"
+    elif ending in IMAGE_ENDINGS or IMAGE_START.match(content):
+        return
+    kind = f"{ending[1:].upper()} is not read here" if ending else "not an image that is read here"
+    raise UnreadableError(name, f"{kind}; save it as JPEG or PNG")
+
+
+def _check_safe(path: str | Path, archive: zipfile.ZipFile, budget: Budget, nested: bool) -> None:
+    """Take a zip's members from the budget, or raise `UnreadableError` where they exceed it, or
+    could harm whoever reads or unpacks them."""
     entries, size = archive.infolist(), archive.fp.seek(0, io.SEEK_END)
     total = sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_MEMBERS:
+    members, growth = budget.members + len(entries), budget.growth + max(0, total - size)
+    on_disk = budget.size + (0 if nested else size)
+    if members > MAX_MEMBERS:
         raise UnreadableError(path, f"refused: more than {MAX_MEMBERS:,} members")
-    if total > min(MAX_BYTES, MAX_RATIO * size):
+    if growth > min(MAX_GROWTH, max(HARMLESS, MAX_RATIO * on_disk)):
         raise UnreadableError(path, f"refused: unpacks to {total:,} bytes, like a zip bomb")
     for entry in entries:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-        if ".." in re.split(r"[/\\]", name) or PureWindowsPath(name).anchor or "\\" in name:
-            raise UnreadableError(path, f"refused: the member {name!r} leads out of the folder")
+        if not name:
+            raise UnreadableError(path, "holds a member without a name; pack it anew")
+        if ".." in name.split("/") or PureWindowsPath(name).anchor:
+            raise UnreadableError(path, f"refused: the member {name} leads out of the folder")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UnreadableError(path, f"refused: the member {name!r} is a link or device")
+            raise UnreadableError(path, f"refused: the member {name} is a link or device")
         if entry.flag_bits & 1 or entry.compress_type not in (0, zipfile.ZIP_DEFLATED):
-            raise UnreadableError(path, f"the member {name!r} is encrypted or oddly compressed")
+            raise UnreadableError(path, f"the member {name} is encrypted or oddly compressed")
+    budget.members, budget.growth, budget.size = members, growth, on_disk
+
+
+def _regular(path: str | Path) -> io.BufferedReader:
+    """A file opened for reading. Raises `OSError` for what is none: to read from a pipe or device
+    may never end, and to open one may not, either."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "a folder, pipe or device, not a file", path)
 
 
 @contextlib.contextmanager
 def _opened(source: str | Path | bytes, kind: str) -> Iterator[io.BufferedIOBase]:
     """A file, or its bytes, opened. Raises `UnreadableError` where it turns out to be no `kind`."""
     path = "bytes" if isinstance(source, bytes) else source
-    damage = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError)
+    damage = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+    damage += (ValueError, OverflowError)
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else _regular(source) as file:
             try:
                 yield file
             except damage as error:
@@ -208,6 +327,6 @@ def _opened(source: str | Path | bytes, kind: str) -> Iterator[io.BufferedIOBase
                 reason = f"or damaged or cut short ({error})" if start else "but empty"
                 if start.lstrip().startswith(b"<"):
                     reason = "but a web page"
-                raise UnreadableError(path, f"not a {kind}, {reason}") from None
+                raise UnreadableError(path, f"not {kind}, {reason}") from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read ({error.strerror})") from None

@@ -32,6 +32,8 @@ from midas_lib.files import UnreadableError
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
 ATTEMPTS, PAUSE_SECONDS = 3, 1  # for a host that answers, but with a passing error
+SLOW_SECONDS, SLOWEST = 30, 1000  # bytes/s over such a time, or a server is given up
+NPZ = "mnist.npz"  # MNIST as Keras packs it
 
 
 class UnavailableError(UnreadableError):
@@ -75,14 +77,18 @@ def fetch(
     pairs, by default `ARCHIVES`'), and the drawn stand-in, which goes to
     `data_dir/standin/<profile>`; `standin=True` goes straight there. What is None comes from the
     environment, see `config`. What `urls` give is taken only if it is the known content; other
-    content in `data_dir` or `mirror` is used with a warning. `<name>.source.json`, beside the
-    files, notes provenance and digest, so a file is verified once.
+    content in `data_dir` or `mirror` is used with a warning. In these two, MNIST may have other
+    names, see `_adopt`. `<name>.source.json`, beside the files, notes provenance and digest, so a
+    file is verified once.
 
-    Raises `UserError` if an archive of the user's cannot be read, the folder cannot be written, or
-    nothing was found and `profile` is "full", which refuses the stand-in.
+    Raises `UserError` if an archive of the user's cannot be read, `mirror` is not there or holds no
+    archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or a
+    `mirror` was named: neither is content with the stand-in.
     """
     config.check_profile(profile)
     folder, mirror = Path(data_dir or config.data_dir()), mirror or config.mirror()
+    if mirror and mirror.startswith("file:"):
+        mirror = urllib.request.url2pathname(urlsplit(mirror).path)
     places = [("mirror", mirror)] if mirror else []
     places += ARCHIVES[name].urls if urls is None else urls
     if not (config.standin_wanted() if standin is None else standin):
@@ -91,11 +97,11 @@ def fetch(
         except UnavailableError as error:
             lacking = ", ".join(path.name for path in _missing(name, folder))
             tried = f"{folder}: no {lacking}{error.reason}"
-        if profile == "full":
+        if profile == "full" or mirror:
             raise config.UserError(
                 f"{', '.join(ARCHIVES[name].files)} not found ({tried}). Get it by hand and put it"
-                f" into {folder}, or set MIRROR to a folder or URL that has it; PROFILE=full uses"
-                " the drawn stand-in only with STANDIN=1"
+                f" into {folder}, or set MIRROR to a folder or URL that has it; PROFILE=full, or a"
+                " MIRROR, goes without the drawn stand-in, unless STANDIN=1 asks for it"
             )
         reason = f"using the drawn stand-in, not the real data ({tried})"
         warnings.warn(f"{name}: {reason}", stacklevel=2)
@@ -189,9 +195,15 @@ def _draw(name: str, profile: str, staging: Path) -> str:
 
 
 def _find(name: str, places: list, mirror: str | None, staging: Path) -> str:
-    """Bring the archive from the first place that has it, and return its provenance. Raises
-    `UserError` where the user's mirror holds rubbish, `UnavailableError` where no place has it."""
+    """Bring the archive from the folder that `staging` lies in, if it is there under other names,
+    or from the first place that has it, and return its provenance. Raises `UserError` where the
+    folder or the user's mirror holds rubbish, `UnavailableError` where no place has it."""
     archive, failures = ARCHIVES[name], ""
+    try:
+        if _adopt(name, staging.parent, staging):
+            return "original"
+    except UnreadableError as error:
+        raise config.UserError(f"{error}; replace or delete it") from None
     for provenance, place in places:
         try:
             _obtain(name, place, staging, user=place == mirror)
@@ -200,7 +212,7 @@ def _find(name: str, places: list, mirror: str | None, staging: Path) -> str:
             return provenance
         except UnreadableError as error:
             if place == mirror and not isinstance(error, UnavailableError):
-                wrong = f"{', '.join(archive.files)}: {error.reason}; repair or unset it"
+                wrong = f"{', '.join(archive.files)}: {error.reason}; correct or unset it"
                 raise config.UserError(f"MIRROR {mirror}: {wrong}") from None
             failures += f"; {place}: {error.reason}"
     raise UnavailableError(name, failures)
@@ -211,7 +223,12 @@ def _staging(folder: Path) -> Iterator[Path]:
     """A temporary folder inside `folder`, for one process at a time. Whoever holds the lock removes
     what killed processes left behind."""
     try:
-        with files.lock(folder / ".lock"):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.lock(folder / ".lock", wait=False))
+            except BlockingIOError:
+                print(f"waiting for another process to fill {folder}", file=sys.stderr, flush=True)
+                stack.enter_context(files.lock(folder / ".lock"))
             for left in folder.glob(".fetch-*"):
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as staging:
@@ -224,6 +241,14 @@ def _staging(folder: Path) -> Iterator[Path]:
 def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
     """Bring the files of the archive from a folder or URL into `staging`, under their names."""
     archive, whole = ARCHIVES[name], staging / "whole"
+    if user and not place.startswith(("http:", "https:")):
+        folder = Path(place).expanduser()
+        if not folder.is_dir():
+            raise UnreadableError(place, "there is no such folder")
+        if _adopt(name, folder, staging):
+            return
+        if not any((folder / file).exists() for known in ARCHIVES.values() for file in known.files):
+            raise UnreadableError(place, "not in this folder, nor is any other archive")
     if user or "://" not in place or place.endswith("/"):
         for file in archive.files:
             _bring(f"{place.rstrip('/')}/{file}", staging / file)
@@ -234,14 +259,48 @@ def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
         files.write_zip(staging / archive.files[0], read_members(whole, name))
     else:
         _bring(place, whole)
-        arrays = dict(files.read_members(whole))  # Keras' npz of MNIST
-        keys = ("x_train", "y_train", "x_test", "y_test")
-        for key, file in zip(keys, archive.files, strict=True):
+        _unpack(whole, staging)
+
+
+def _adopt(name: str, folder: Path, staging: Path) -> bool:
+    """Bring MNIST's files into `staging` from a folder that has them under other names, and say
+    whether it has: each begins as the file does (train-images ...), is gzipped or not, and may lie
+    in a folder; or all lie in Keras' `mnist.npz`. Raises `UnreadableError` for what is called so
+    and is damaged."""
+    if name != "mnist" or not _missing(name, folder):
+        return False
+    if (folder / NPZ).is_file():
+        _unpack(folder / NPZ, staging)
+        return True
+    for file in ARCHIVES[name].files:
+        start = file.split("-idx")[0]
+        failures = []
+        for path in sorted([*folder.glob(f"{start}*"), *folder.glob(f"{start}*/{start}*")]):
             try:
-                array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
-            except (KeyError, ValueError, EOFError):
-                raise UnreadableError(whole, f"holds no readable {key}") from None
-            files.write_idx(staging / file, array)
+                if path.is_file():
+                    files.write_idx(staging / file, files.read_idx(path))
+                    break
+            except UnreadableError as error:
+                failures.append(error)
+        else:
+            if failures:
+                raise failures[0]
+            return False
+    return True
+
+
+def _unpack(npz: Path, staging: Path) -> None:
+    """Bring MNIST's files into `staging` from Keras' npz. Raises `UnreadableError`."""
+    arrays = dict(files.read_members(npz, r"[xy]_\w+\.npy"))
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    for key, file in zip(keys, ARCHIVES["mnist"].files, strict=True):
+        try:
+            array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
+        except (KeyError, ValueError, EOFError, MemoryError):  # it may say to be of any size
+            raise UnreadableError(npz, f"holds no readable {key}") from None
+        if array.dtype != np.uint8:
+            raise UnreadableError(npz, f"{key} holds no unsigned bytes")
+        files.write_idx(staging / file, array)
 
 
 class _Limited(io.BufferedWriter):
@@ -254,11 +313,14 @@ class _Limited(io.BufferedWriter):
 
 
 def _bring(place: str, path: Path) -> None:
-    """Copy or download `place`, a path or URL, to `path`. Raises `UnavailableError`."""
+    """Copy or download `place`, a path or URL, to `path`. Raises `UnavailableError`, or another
+    `UnreadableError` where nothing at all can be had from there."""
     if not place.startswith(("http:", "https:")):
         local = Path(place).expanduser()
         if not local.is_file():
             raise UnavailableError(place, f"no {local.name} there")
+        if local.stat().st_size > files.MAX_BYTES:
+            raise UnavailableError(place, f"refused: over {files.MAX_BYTES:,} bytes")
         shutil.copyfile(local, path)
         return
     try:
@@ -271,18 +333,13 @@ def _bring(place: str, path: Path) -> None:
             target = urlsplit(proxy if "//" in proxy else f"//{proxy}")
         port = target.port or (443 if target.scheme == "https" else 80)
     except ValueError as error:
-        raise UnavailableError(place, f"not a usable address ({error})") from None
+        raise UnreadableError(place, f"not a usable address ({error})") from None
     if error := _connect_error(target.hostname, port):
-        raise UnavailableError(place, f"{target.hostname} cannot be reached ({error})")
-    shown = {"total": 1, "unit": "B", "unit_scale": True, "desc": path.name}
-    shown["disable"] = None  # no bar where standard error is not a terminal
-    asked = {"timeout": (CONNECT_SECONDS, READ_SECONDS), "chunk_size": 2**16}
-    asked["headers"] = {"Accept-Encoding": "identity"}  # a .gz must arrive as it is
+        raise UnreadableError(place, f"{target.hostname} cannot be reached ({error})")
     for attempt in range(ATTEMPTS):
         time.sleep(attempt * PAUSE_SECONDS)
         try:
-            with tqdm(**shown) as bar, _Limited(io.FileIO(path, "w")) as file:
-                pooch.HTTPDownloader(bar, **asked)(place, file, None)
+            _download(place, path)
             return
         except OSError as error:
             if not hasattr(error, "response"):
@@ -294,6 +351,34 @@ def _bring(place: str, path: Path) -> None:
         except ValueError as error:  # of a Content-Length that is no number
             reason = str(error)
     raise UnavailableError(place, f"download failed ({reason})")
+
+
+def _download(url: str, path: Path) -> None:
+    """Download a URL to `path`. Raises as requests does, and `UnavailableError` for what is too
+    large, or too slow: limits on a single read do not see a server that drips."""
+    shown = {"total": 1, "unit": "B", "unit_scale": True, "desc": path.name}
+    shown["disable"] = None  # no bar where standard error is not a terminal
+    asked = {"timeout": (CONNECT_SECONDS, READ_SECONDS), "chunk_size": 2**12}
+    asked["headers"] = {"Accept-Encoding": "identity"}  # a .gz must arrive as it is
+    failures = []
+
+    def work(file):
+        try:
+            with tqdm(**shown) as bar:
+                pooch.HTTPDownloader(bar, **asked)(url, file, None)
+        except Exception as error:
+            failures.append(error)
+
+    with _Limited(io.FileIO(path, "w")) as file:  # once it is closed, the thread can write no more
+        thread, size = threading.Thread(target=work, args=(file,), daemon=True), 0
+        thread.start()
+        while thread.is_alive():
+            thread.join(SLOW_SECONDS)
+            before, size = size, path.stat().st_size
+            if thread.is_alive() and size - before < SLOWEST * SLOW_SECONDS:
+                raise UnavailableError(url, f"too slow: under {SLOWEST:,} bytes/s")
+    if failures:
+        raise failures[0]
 
 
 @functools.cache  # a host that cannot be reached is tried once

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import shutil
+import warnings
 import zipfile
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from midas_lib import data, images
-from midas_lib.config import UserError
+from midas_lib.config import CLASS_NAMES, UserError
 
 
 def png(pixels):
@@ -218,8 +219,13 @@ def test_a_folder_that_lacks_a_class_or_holds_other_things_is_told(tmp_path):
         found = data.load_folder(folder, ("dog", "cat"))
     assert found.names == ("cat/1.png", "dog/1.png")
     with pytest.raises(UserError, match=f"{folder}: holds no readable image in a folder fish"):
+        data.load_folder(folder, ("dog", "cat", "fish"))
+    with pytest.raises(UserError, match=r"2 of 3 folders name no class .bird, cat"):
         data.load_folder(folder, ("dog", "fish"))
-    with pytest.raises(UserError, match="in a folder fish"):
+    with (
+        pytest.warns(UserWarning, match=r"3 of 3 folders name no class .bird, cat, dog"),
+        pytest.raises(UserError, match="in a folder fish"),
+    ):
         data.load_folder(folder, ("fish",))
     with pytest.raises(UserError, match="no such folder or zip"):
         data.load_folder(folder / "nowhere", ("dog",))
@@ -259,7 +265,126 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     found = data.read_labelled(folder, ("0", "1"), skipped)
     assert [name for name, _, _ in found] == ["1/a.png", "1/b.png"]
     assert [one["file"] for one in skipped] == ["1/bad.png", "c.png"]
-    assert len(data.read_labelled(folder, ("7", "8"), [])) == 3  # none has a label
+    with pytest.warns(UserWarning, match="1 of 1 folders name no class"):
+        found = data.read_labelled(folder, ("7", "8"), skipped := [])
+    assert [label for _, _, label in found] == [None] * 3
+    assert [one["file"] for one in skipped] == ["1/bad.png"]
+
+
+def test_a_plain_folder_has_no_labels_and_no_warning(tmp_path):
+    folder = write_folder(tmp_path, ["a.png", "b.png"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = data.read_labelled(folder, CLASS_NAMES, skipped := [])
+    assert [(name, label) for name, _, label in found] == [("a.png", None), ("b.png", None)]
+    assert skipped == []
+
+
+def test_what_is_in_no_class_folder_is_said_and_most_must_not_be(tmp_path):
+    folder = write_folder(tmp_path, ["4a/x.png", "4B/x.png", "misc/x.png", "top.png"])
+    found = data.read_labelled(folder, CLASS_NAMES, skipped := [])
+    assert [(name, CLASS_NAMES[label]) for name, _, label in found] == [
+        ("4B/x.png", "K"),
+        ("4a/x.png", "J"),
+    ]
+    assert skipped == [
+        {"file": "misc/x.png", "reason": "lies in a folder misc that names no class"},
+        {"file": "top.png", "reason": "lies in no class folder"},
+    ]
+    write_folder(tmp_path, ["more/x.png"])
+    assert len(data.read_labelled(folder, CLASS_NAMES, [])) == 2  # half of them
+    write_folder(tmp_path, ["other/x.png"])
+    said = r"3 of 5 folders name no class .misc, more, other \.\.\..; name a folder by its class"
+    with pytest.raises(UserError, match=said):
+        data.read_labelled(folder, CLASS_NAMES, [])
+
+
+def test_the_labels_of_a_set_are_those_of_its_way_of_naming(tmp_path):
+    folder = write_folder(tmp_path, ["30/x.png", "31/x.png", "39/x.png"])
+    found = data.read_labelled(folder, CLASS_NAMES[:10], skipped := [])
+    assert [label for _, _, label in found] == [0, 1, 9]
+    write_folder(tmp_path, ["12/x.png"])
+    found = data.read_labelled(folder, CLASS_NAMES, skipped)
+    assert [label for _, _, label in found] == [12, 30, 31, 39]
+
+
+def test_pictures_of_other_kinds_and_names_are_read(tmp_path):
+    picture = np.full((90, 120), 255, np.uint8)
+    picture[20:60, 30:50] = 0
+    for name, ending in (("a.jp2", ".jp2"), ("b.jfif", ".jpg"), ("c", ".png"), ("d.heic", ".jpg")):
+        (tmp_path / name).write_bytes(cv2.imencode(ending, picture)[1].tobytes())
+    (tmp_path / "e.heic").write_bytes(b"")
+    found = list(data.labelled(tmp_path, CLASS_NAMES, skipped := []))
+    assert [name for name, _, _ in found] == ["a.jp2", "b.jfif", "c", "d.heic"]
+    assert all(abs(int((scan < 128).sum()) - 100 * 50) < 200 for _, scan, _ in found)
+    assert [one["file"] for one in skipped] == ["e.heic"]
+
+
+@pytest.mark.filterwarnings("ignore:.*not the known content")
+def test_pictures_are_decoded_on_the_cores_that_may_be_used(archive, monkeypatch):
+    asked, pool = [], data.ThreadPoolExecutor
+    monkeypatch.setattr(data.loky, "cpu_count", lambda: 3)
+    monkeypatch.setattr(data, "ThreadPoolExecutor", lambda n: asked.append(n) or pool(n))
+    data.load_characters()
+    assert asked == [3]
+
+
+def spelt(folders, class_names=CLASS_NAMES):
+    """What each folder is taken for, as a string, with ? for nothing."""
+    found = data.class_folders(folders, class_names)
+    assert list(found) == sorted(set(folders))
+    return "".join("?" if found[f] is None else class_names[found[f]] for f in folders)
+
+
+ALL = "".join(CLASS_NAMES)
+DIGITS = CLASS_NAMES[:10]
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (list(ALL), ALL),
+        ([f"Sample{i:03}" for i in range(1, 63)], ALL),
+        ([f"{ord(c):02x}" for c in ALL], ALL),
+        ([f"by_class/{ord(c):02X}/hsf_{i % 8}" for i, c in enumerate(ALL)], ALL),
+        ([f"upper_{c}" for c in "ab"] + [f"lower_{c}" for c in "ab"], "ABab"),
+        (["A_upper", "a_lower", "upper-A", "Lower-B", "b lower", "c_UPPER"], "AaAbbC"),
+        (
+            ["zero", "One", "two", "three", "FOUR", "five", "six", "seven", "eight", "nine"],
+            ALL[:10],
+        ),
+        (["nine", "9", "a", "upper_a", "Sample001"], "99aA0"),
+        (list(map(str, range(62))), ALL),
+        ([f"{i:02}" for i in range(62)], ALL),
+        (["0", "12", "61"], "0Cz"),
+        ([str(i) for i in range(30, 40)], ALL[:10]),  # as hex as well as numbers
+        (["set/10", "set/11", "set/30"], "ABU"),
+        (["10", "11", "x"], "??" + "x"),  # not all are numbers
+        (["1", "2", "3"], "123"),
+        ([str(i) for i in range(1, 63)], ALL[1:10] + "?" * 53),  # from 0 or from 1?
+        (["30", "31", "misc"], "???"),
+        (["4a", "misc", ""], "J??"),
+        (["4a/extra", "4b"], "JK"),
+        (["a", "b", "41"], "ab?"),
+        (["", "notes"], "??"),
+        (
+            ["1", "upper", "upper_", "upper_ab", "lower_upper", "_a", "²", "Sample²"],
+            "1???????",
+        ),
+        (["Sample" + "9" * 5000, "9" * 5000], "??"),
+    ],
+)
+def test_class_folders_are_read_as_most_of_them_can_be(folders, said):
+    assert spelt(folders) == said
+
+
+def test_codes_and_numbers_among_digits_alone_only_where_all_folders_have_them():
+    assert spelt([str(i) for i in range(30, 40)], DIGITS) == "0123456789"
+    assert spelt(["30", "31", ""], DIGITS) == "01?"
+    assert spelt(["30", "31", "32", "3"], DIGITS) == "???3"
+    assert spelt(["30", "31", "x"], DIGITS) == "???"
+    assert spelt(["0", "1"], ("dog", "cat")) == "??"
+    assert spelt(["upper_a", "a"], ("a",)) == "?a"
 
 
 def test_a_digest_tells_type_shape_and_content():

@@ -139,6 +139,11 @@ def numbers_within(folder, content, network):
     numbers(folder, gzip.compress(content, 1), network)
 
 
+def packed(folder, content, network):
+    (folder / "mnist.npz").write_bytes(content)
+    sources._unpack(folder / "mnist.npz", folder)
+
+
 def results(folder, content, network):
     (folder / "results").mkdir(exist_ok=True)
     (folder / "results" / "part1.json").write_bytes(content)
@@ -166,6 +171,12 @@ def digits():
     return zipped({f"{i % 4}/{i}.jpg": encoded(".jpg", i) for i in range(40)})
 
 
+def npz():
+    content, names = io.BytesIO(), ("x_train", "y_train", "x_test", "y_test")
+    np.savez_compressed(content, **dict.fromkeys(names, np.arange(200, dtype=np.uint8)))
+    return content.getvalue()
+
+
 def findings():
     archive = {"characters": {"source": "mirror", "digest": "ab"}}
     headline = {"arm": "a", "metric": "accuracy", "mean": 0.9, "low": 0.8, "high": 1.0, "n": 5}
@@ -187,6 +198,7 @@ KINDS = {
         lambda network: gzip.decompress(idx(np.arange(200, dtype=np.uint8))),
         numbers_within,
     ),
+    "npz": (lambda network: npz(), packed),
     "results": (lambda network: findings(), results),
     "checkpoint": (lambda network: network[0].read_bytes(), checkpoint),
     "checkpoint's notes": (lambda network: network[0].with_suffix(".json").read_bytes(), described),

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,6 +196,58 @@ def test_unknown_content_from_a_mirror_is_used_with_a_warning(tmp_path, server):
     assert (tmp_path / NAME).read_bytes() == OTHER
 
 
+def test_a_mirror_that_is_not_there_or_holds_nothing_stops(tmp_path, server, monkeypatch):
+    urls = [("original", server.url + NAME)]
+    server.pages["/" + NAME] = reply(200, GOOD)
+    (tmp_path / "empty").mkdir()
+    for mirror, said in (
+        (tmp_path / "typo", "there is no such folder; correct or unset it"),
+        (tmp_path / "empty", "not in this folder, nor is any other archive"),
+        ("ftp://localhost/", "no such folder"),
+        (f"file://{tmp_path}/typo", "no such folder"),
+        ("http://127.0.0.1:1/", "cannot be reached"),
+    ):
+        with pytest.raises(UserError, match=said) as failure:
+            fetch(tmp_path / "data", urls, mirror=str(mirror))
+        assert str(failure.value).startswith("MIRROR ")
+        assert "\n" not in str(failure.value)
+    assert server.hits == []
+    monkeypatch.setattr(standin, "draw", lambda *_: pytest.fail("drew"))
+    with pytest.raises(UserError, match=r"none: .*404.*STANDIN=1 asks for it"):
+        fetch(tmp_path / "data", mirror=server.url + "none")
+
+
+def test_a_mirror_with_another_archive_is_passed_over(tmp_path, server):
+    server.pages["/" + NAME] = reply(200, GOOD)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "mnistTask3.zip").write_bytes(b"any")
+    urls = [("original", server.url + NAME)]
+    assert fetch(tmp_path, urls, mirror=str(tmp_path / "mirror")).source == "original"
+
+
+def test_a_file_url_is_a_folder(tmp_path):
+    mirror = tmp_path / "my mirror"
+    mirror.mkdir()
+    (mirror / NAME).write_bytes(GOOD)
+    assert fetch(tmp_path, mirror=mirror.as_uri()).source == "mirror"
+    assert "%20" in mirror.as_uri()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    for folder in ("data", "mirror"):
+        (tmp_path / folder).mkdir()
+        os.mkfifo(tmp_path / folder / NAME)
+    with pytest.raises(UserError, match=rf"{NAME}: cannot be read .a folder, pipe .*delete it"):
+        fetch(tmp_path / "data")
+    with pytest.raises(UserError, match=f"no {NAME} there"):
+        fetch(tmp_path, mirror=str(tmp_path / "mirror"))
+    with open(tmp_path / "data" / "sparse", "wb") as file:
+        file.truncate(30 * 10**9)
+    (tmp_path / "data" / "sparse").rename(tmp_path / "mirror" / NAME)
+    with pytest.raises(UserError, match="refused: over 1,073,741,824 bytes"):
+        fetch(tmp_path, mirror=str(tmp_path / "mirror"))
+
+
 def test_unreadable_mirror_is_an_error_naming_it(tmp_path, server):
     server.pages["/" + NAME] = reply(200, b"<html>please log in</html>")
     with pytest.raises(UserError, match=f"MIRROR {server.url}: {NAME}: .* a web page"):
@@ -278,6 +331,77 @@ def test_a_bad_download_costs_the_user_a_line(tmp_path, server, monkeypatch, cap
     assert re.fullmatch(rf"midas_lib: {NAME} not found .*{server.url}bad: .*\n", err)
 
 
+def drip_headers(handler):
+    for _ in range(100):
+        handler.wfile.write(b"H")
+        handler.wfile.flush()
+        time.sleep(0.02)
+
+
+def drip_content(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(bytes(20))
+        handler.wfile.flush()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("drip", [drip_headers, drip_content])
+def test_a_server_that_drips_is_given_up_and_the_next_one_asked(
+    tmp_path, server, monkeypatch, drip
+):
+    monkeypatch.setattr(sources, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "SLOWEST", 10**5)
+    server.pages = {"/slow": drip, "/" + NAME: reply(200, GOOD)}
+    urls = [("original", server.url + "slow"), ("mirror", server.url + NAME)]
+    began = time.monotonic()
+    with pytest.raises(UserError, match="slow: too slow: under 100,000 bytes/s"):
+        fetch(tmp_path / "a", urls[:1], profile="full")
+    assert time.monotonic() - began < 1.5  # it would go on for 2 s
+    assert server.hits == ["/slow"]  # not again
+    assert fetch(tmp_path / "b", urls).source == "mirror"
+    assert (tmp_path / "b" / NAME).read_bytes() == GOOD
+
+
+def test_a_server_that_is_not_fast_is_waited_for(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(sources, "SLOW_SECONDS", 0.1)
+    content = make_zip(MEMBERS | {"other": os.urandom(200_000)})
+
+    def slowly(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        for start in range(0, len(content), 2**14):
+            handler.wfile.write(content[start : start + 2**14])
+            time.sleep(0.03)
+
+    server.pages["/" + NAME] = slowly
+    assert fetch(tmp_path, [("mirror", server.url + NAME)], profile="full").source == "mirror"
+
+
+def test_waiting_for_another_process_is_said(tmp_path, capsys):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / NAME).write_bytes(GOOD)
+    found = []
+    wait = threading.Thread(
+        target=lambda: found.append(fetch(tmp_path, mirror=str(tmp_path / "mirror")))
+    )
+    with files.lock(tmp_path / ".lock"):
+        wait.start()
+        deadline, said = time.monotonic() + 10, ""
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said = capsys.readouterr().err
+        assert found == []
+    wait.join()
+    assert said == f"waiting for another process to fill {tmp_path}\n"
+    assert found[0].source == "mirror"
+    fetch(tmp_path / "b", mirror=str(tmp_path / "mirror"))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("passing", [429, 503])
 def test_passing_errors_are_retried_lasting_ones_not(tmp_path, server, passing):
     asked = []
@@ -341,6 +465,8 @@ def test_members_are_taken_from_a_whole_repository_archive(tmp_path, server):
 
 
 def test_full_refuses_the_stand_in_and_says_what_was_tried(tmp_path, server):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "mnistTask3.zip").touch()
     with pytest.raises(UserError) as failure:
         fetch(
             tmp_path,
@@ -490,6 +616,89 @@ def test_keras_npz_becomes_the_four_files(tmp_path, server, mnist):
     assert source.source == "mirror"
     for path in source.paths:
         np.testing.assert_array_equal(files.read_idx(path), mnist[path.name])
+
+
+def rename_unpacked(folder):
+    for path in list(folder.iterdir()):
+        content = gzip.decompress(path.read_bytes())
+        (folder / path.stem.replace("-idx", ".idx")).write_bytes(content)
+        path.unlink()
+
+
+def rename_packed(folder):
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("-idx", ".idx"))
+
+
+def put_into_folders(folder):
+    rename_unpacked(folder)
+    for path in list(folder.iterdir()):
+        path.rename(folder / "moving")
+        (folder / path.name.replace(".idx", "-idx")).mkdir()
+        (folder / "moving").rename(folder / path.name.replace(".idx", "-idx") / path.name)
+
+
+def pack_as_keras(folder):
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    paths = [folder / file for file in sources.ARCHIVES["mnist"].files]
+    arrays = [files.read_idx(path) for path in paths]
+    np.savez_compressed(folder / "mnist.npz", **dict(zip(keys, arrays, strict=True)))
+    for path in paths:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "rename", [rename_unpacked, rename_packed, put_into_folders, pack_as_keras]
+)
+def test_mnist_is_known_under_its_other_names(tmp_path, mnist, rename):
+    rename(tmp_path / "mirror")
+    shutil.copytree(tmp_path / "mirror", tmp_path / "data")
+    by_hand = fetch(tmp_path / "data", name="mnist")
+    mirrored = fetch(tmp_path / "other", name="mnist", mirror=str(tmp_path / "mirror"))
+    assert (by_hand.source, mirrored.source) == ("original", "mirror")
+    for path in by_hand.paths + mirrored.paths:
+        np.testing.assert_array_equal(files.read_idx(path), mnist[path.name])
+
+
+def test_what_only_begins_like_an_idx_file_is_passed_over_or_named(tmp_path, mnist):
+    rename_unpacked(tmp_path / "mirror")
+    (tmp_path / "mirror" / "train-images-look.png").write_bytes(b"a picture")
+    (tmp_path / "mirror" / "train-images-here").mkdir()
+    assert fetch(tmp_path / "data", name="mnist", mirror=str(tmp_path / "mirror"))
+    (tmp_path / "mirror" / "train-images.idx3-ubyte").unlink()
+    with pytest.raises(UserError, match="MIRROR .* not an idx file, or damaged"):
+        fetch(tmp_path / "other", name="mnist", mirror=str(tmp_path / "mirror"))
+    with pytest.raises(UserError, match=r"look\.png: not an idx file, .*; replace or delete it"):
+        fetch(tmp_path / "mirror", name="mnist")
+
+
+def npy(shape, content):
+    """An array's file that says to be of a shape."""
+    buffer = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + content
+
+
+def test_an_npz_that_is_none_is_named(tmp_path, mnist):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "mnist.npz"
+    whole = dict.fromkeys(("y_train.npy", "x_test.npy", "y_test.npy"), npy((2,), b"12"))
+    for content, said in (
+        (b"", "but empty"),
+        (make_zip(whole), "holds no readable x_train"),
+        (make_zip(whole | {"x_train.npy": npy((2**50,), b"12")}), "holds no readable x_train"),
+        (make_zip(whole | {"x_train.npy": npy((2**31,), b"12")}), "holds no readable x_train"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"mnist\.npz: .*{said}.*; replace or delete it"):
+            fetch(tmp_path / "data", name="mnist")
+    np.savez(path, x_train=np.array([print], object))  # code, as a pickle
+    with pytest.raises(UserError, match="holds no readable x_train"):
+        fetch(tmp_path / "data", name="mnist")
+    np.savez(path, x_train=np.zeros((2, 3, 3)))
+    with pytest.raises(UserError, match="x_train holds no unsigned bytes"):
+        fetch(tmp_path / "data", name="mnist")
 
 
 @pytest.mark.parametrize(
