@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from pathlib import Path
 import loky
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedKFold, train_test_split
+from tqdm import tqdm
 
 from midas_lib import config, files, images, sources
 from midas_lib.config import UserError
@@ -117,28 +120,41 @@ def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
     return _dataset(origin, tuple(class_names), scans, labels, names)
 
 
-def labelled(
-    path: str | Path, class_names: tuple[str, ...], skipped: list[dict], chosen: set | None = None
-) -> Iterator[tuple[str, np.ndarray, int | None]]:
-    """Yield (name, scan, label) of the images below a folder or in a zip, see `files.walk`. The
-    label is `label_of` the name. chosen: names of the images to be read, None for all. What cannot
-    be read, or holds no ink, is added to `skipped`, as {"file", "reason"}."""
-    for name, content in files.walk(path, skipped):
-        if chosen is None or name in chosen:
-            try:
-                scan = images.read_scan(content, name)
-            except UserError as error:
-                skipped.append({"file": name, "reason": str(error).removeprefix(f"{name}: ")})
-            else:
-                yield name, scan, label_of(name, class_names)
+def read_scans(
+    path: str | Path, skipped: list[dict], chosen: set | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, scan) of the images below a folder or in a zip, see `files.walk`, a few at a
+    time. chosen: names of the images to be read, None for all. What cannot be read, or holds no
+    ink, is added to `skipped`, as {"file", "reason"}. Long work shows its progress."""
+
+    def read(one):
+        name, content = one
+        try:
+            return name, images.read_scan(content, name)
+        except UserError as error:
+            return name, str(error).removeprefix(f"{name}: ")
+
+    contents = (one for one in files.walk(path, skipped) if chosen is None or one[0] in chosen)
+    often = 0.2 if sys.stderr.isatty() else 60
+    shown = tqdm(desc="read", unit=" images", delay=5, mininterval=often, total=None)
+    with shown, ThreadPoolExecutor(loky.cpu_count()) as pool:
+        while batch := list(itertools.islice(contents, 32)):
+            for name, found in pool.map(read, batch):  # OpenCV decodes without the interpreter
+                shown.update()
+                if isinstance(found, str):
+                    skipped.append({"file": name, "reason": found})
+                else:
+                    yield name, found
 
 
-def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
-    """What `labelled` yields, with labels by `class_folders`; those without one are skipped too,
-    unless none has one. Raises `UserError` where some folders name a class, but most do not."""
-    found = labelled(path, class_names, skipped)
-    found = [(name.rpartition("/")[0], name, scan) for name, scan, _ in found]
-    labels = class_folders({folder for folder, _, _ in found}, class_names)
+def labels_of(
+    path: str | Path, names: Iterable[str], class_names: tuple[str, ...], skipped: list[dict]
+) -> list[int | None]:
+    """Each image's label by the folder that it lies in, see `class_folders`, or None; where others
+    have one, those without are added to `skipped`. Raises `UserError` where some folders name a
+    class, but most do not."""
+    where = [name.rpartition("/")[0] for name in names]
+    labels = class_folders(where, class_names)
     unknown = [folder for folder, label in labels.items() if folder and label is None]
     folders = len(labels.keys() - {""})
     said = f"{len(unknown)} of {folders} folders name no class ({', '.join(unknown[:3])} ...)"
@@ -146,15 +162,23 @@ def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[
     if len(unknown) == folders:
         if folders:
             warnings.warn(said, stacklevel=2)
-        return [(name, scan, None) for _, name, scan in found]
+        return [None] * len(where)
     if len(unknown) > folders / 2:
         raise UserError(said)
-    for folder, name, _ in found:
+    for folder, name in zip(where, names, strict=True):
         if labels[folder] is None:  # a stray image beside the class folders
-            where = f"in a folder {folder} that names no class" if folder else "in no class folder"
-            skipped.append({"file": name, "reason": f"lies {where}"})
-    known = ((name, scan, labels[folder]) for folder, name, scan in found)
-    return [one for one in known if one[2] is not None]
+            lies = f"in a folder {folder} that names no class" if folder else "in no class folder"
+            skipped.append({"file": name, "reason": f"lies {lies}"})
+    return [labels[folder] for folder in where]
+
+
+def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
+    """What `read_scans` yields, with the label of `labels_of`: (name, scan, label). Those without a
+    label are left out, unless none has one."""
+    found = list(read_scans(path, skipped))
+    labels = labels_of(path, [name for name, _ in found], class_names, skipped)
+    found = [(*one, label) for one, label in zip(found, labels, strict=True)]
+    return [one for one in found if one[2] is not None] or found
 
 
 def label_of(name: str, class_names: tuple[str, ...]) -> int | None:

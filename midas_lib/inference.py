@@ -46,25 +46,30 @@ class Classifier:
     def probabilities(self, scans: np.ndarray) -> np.ndarray:
         """Class probabilities, float32 (n, classes), of n >= 1 scans, uint8 (n, 225, 300). Raises
         `UserError` where the network's answers are no numbers."""
-        pictures, geometry = images.preprocess(scans, self.preprocessing)
+        return self.answer(*images.preprocess(scans, self.preprocessing))
+
+    def answer(self, pictures: np.ndarray, geometry: np.ndarray) -> np.ndarray:
+        """The same of what `images.preprocess` makes of scans."""
         found = self.network(pictures, geometry) if self.geometry else self.network(pictures)
         if not np.isfinite(found).all():
             raise UserError("the network's answers are no numbers: its weights are damaged")
         return found
 
-    def read_hands(self, scans: np.ndarray, writers: np.ndarray) -> np.ndarray:
-        """The answers, int (n,), of scans when all those by one writer are read together, see
-        `analysis.one_hand`: nobody's labels are asked for. writers: (n,)."""
+    def read_hands(
+        self, logits: np.ndarray, geometry: np.ndarray, writers: np.ndarray
+    ) -> np.ndarray:
+        """The answers, int (n,), to images when all those by one writer are read together, see
+        `analysis.one_hand`: nobody's labels are asked for. logits: the network's, of the pictures
+        alone, (n, classes). geometry: (n, 2). writers: (n,)."""
         from midas_lib import analysis
 
-        pictures, geometry = images.preprocess(scans, self.preprocessing)
-        logs = self.network.logits(pictures)
-        known = dict(self.hands)
+        known, answers = dict(self.hands), np.empty(len(writers), int)
         weight, hands = known.pop("weight"), analysis.Hands(**known)
         for writer in np.unique(writers):
             own = writers == writer
-            logs[own] = analysis.one_hand(logs[own], geometry[own], hands, weight)
-        return logs.argmax(1)
+            logs = analysis.one_hand(logits[own], geometry[own], hands, weight)
+            answers[own] = logs.argmax(1)
+        return answers
 
 
 def save_classifier(model, path: Path, description: dict) -> None:
@@ -173,7 +178,9 @@ def predict_files(
     pictures = np.stack(list(scans.values()))
     rows = _rows(scans, classifier.probabilities(pictures), classifier.class_names)
     if hand:
-        answers = classifier.read_hands(pictures, np.zeros(len(pictures), int))
+        seen, geometry = images.preprocess(pictures, classifier.preprocessing)
+        logits = classifier.network.logits(seen)
+        answers = classifier.read_hands(logits, geometry, np.zeros(len(seen), int))
         for row, answer in zip(rows, answers, strict=True):
             row["hand_label"] = classifier.class_names[answer]
     return rows, skipped
@@ -195,28 +202,49 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
 
     if hands and classifier.hands is None:
         raise UserError(NO_HANDS)
-    skipped = []
-    found = data.read_labelled(path, classifier.class_names, skipped)
-    if not found:
+    skipped, names, answers, logits, places = [], [], [], [], []
+    for found, scans in _batches(path, skipped):
+        names += found
+        pictures, geometry = images.preprocess(scans, classifier.preprocessing)
+        answers.append(classifier.answer(pictures, geometry))
+        if hands:
+            logits.append(classifier.network.logits(pictures))
+            places.append(geometry)
+    if not names:
         reason = f" ({skipped[0]['file']}: {skipped[0]['reason']})" if skipped else ""
         raise UserError(f"{path}: holds no readable image{reason}; give a folder or zip of images")
-    names, scans, labels = zip(*found, strict=True)
-    probabilities = classifier.probabilities(np.stack(scans))
+    labels = data.labels_of(path, names, classifier.class_names, skipped)
+    known = [i for i, label in enumerate(labels) if label is not None]
+    measured = known or range(len(names))
+    names, probabilities = [names[i] for i in measured], np.concatenate(answers)[measured]
+    labels = np.array([labels[i] for i in known])
     rows = _rows(names, probabilities, classifier.class_names)
     document = {"n": len(names), "predictions": rows, "skipped": skipped}
-    if None not in labels:
-        document |= _measures(np.array(labels), probabilities, classifier.class_names)
+    if known:
+        document |= _measures(labels, probabilities, classifier.class_names)
         for row, label in zip(rows, labels, strict=True):
             row["true"] = classifier.class_names[label]
     if hands:
         writers = np.array([_writer(name) for name in names])
-        answers = classifier.read_hands(np.stack(scans), writers)
-        for row, answer in zip(rows, answers, strict=True):
+        given = np.concatenate(logits)[measured], np.concatenate(places)[measured]
+        together = classifier.read_hands(*given, writers)
+        for row, answer in zip(rows, together, strict=True):
             row["hand_label"] = classifier.class_names[answer]
         document["hands"] = {"writers": len(np.unique(writers))}
-        if None not in labels:
-            document["hands"] |= _accuracy(answers == np.array(labels))
+        if known:
+            document["hands"] |= _accuracy(together == labels)
     return document
+
+
+def _batches(path, skipped: list[dict], chosen: set | None = None):
+    """The images below a folder or in a zip, a few hundred at a time: their names, and their scans
+    (n, 225, 300). What cannot be read is added to `skipped`."""
+    from midas_lib import data
+
+    found = data.read_scans(path, skipped, chosen)
+    while batch := list(itertools.islice(found, BATCH)):
+        names, scans = zip(*batch, strict=True)
+        yield names, np.stack(scans)
 
 
 def _writer(name: str) -> int:
@@ -255,10 +283,8 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
             raise UserError(f"{path}: {name} lies in no class folder; name them 0 to 9, or move it")
     chosen = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:limit]}
     skipped, labels, pictures, answers = [], [], [], []
-    found = data.labelled(path, DIGIT_NAMES, skipped, chosen)
-    while batch := list(itertools.islice(found, BATCH)):
-        scans = np.stack([scan for _, scan, _ in batch])
-        labels += [label for _, _, label in batch]
+    for found, scans in _batches(path, skipped, chosen):
+        labels += [data.label_of(name, DIGIT_NAMES) for name in found]
         pictures.append(images.preprocess(scans, Preprocessing(mode="mnist"))[0][..., 0])
         if reference is not None:
             answers.append(reference.probabilities(scans))

@@ -257,8 +257,8 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     folder = write_folder(tmp_path, ["1/a.png", "1/b.png", "c.png"])
     (folder / "1" / "bad.png").write_bytes(b"no image")
     skipped = []
-    found = list(data.labelled(folder, ("0", "1"), skipped, {"1/b.png", "1/bad.png", "c.png"}))
-    assert [(name, label) for name, _, label in found] == [("1/b.png", 1), ("c.png", None)]
+    found = list(data.read_scans(folder, skipped, {"1/b.png", "1/bad.png", "c.png"}))
+    assert [name for name, _ in found] == ["1/b.png", "c.png"]
     assert [one["file"] for one in skipped] == ["1/bad.png"]
     assert skipped[0]["reason"].startswith("not a readable image")
     skipped = []
@@ -269,6 +269,22 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
         found = data.read_labelled(folder, ("7", "8"), skipped := [])
     assert [label for _, _, label in found] == [None] * 3
     assert [one["file"] for one in skipped] == ["1/bad.png"]
+
+
+def test_images_are_read_in_their_order_a_few_at_a_time(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, [f"{i:03}.png" for i in range(70)])
+    read, walk = [], files.walk
+
+    def counted(*given):
+        for one in walk(*given):
+            read.append(one[0])
+            yield one
+
+    monkeypatch.setattr(files, "walk", counted)
+    found = data.read_scans(folder, [])
+    assert next(found)[0] == "000.png"
+    assert len(read) < 40  # not all of them lie in memory before the first is used
+    assert [name for name, _ in found] == [f"{i:03}.png" for i in range(1, 70)]
 
 
 def test_a_plain_folder_has_no_labels_and_no_warning(tmp_path):
@@ -314,9 +330,9 @@ def test_pictures_of_other_kinds_and_names_are_read(tmp_path):
     for name, ending in (("a.jp2", ".jp2"), ("b.jfif", ".jpg"), ("c", ".png"), ("d.heic", ".jpg")):
         (tmp_path / name).write_bytes(cv2.imencode(ending, picture)[1].tobytes())
     (tmp_path / "e.heic").write_bytes(b"")
-    found = list(data.labelled(tmp_path, CLASS_NAMES, skipped := []))
-    assert [name for name, _, _ in found] == ["a.jp2", "b.jfif", "c", "d.heic"]
-    assert all(abs(int((scan < 128).sum()) - 100 * 50) < 200 for _, scan, _ in found)
+    found = list(data.read_scans(tmp_path, skipped := []))
+    assert [name for name, _ in found] == ["a.jp2", "b.jfif", "c", "d.heic"]
+    assert all(abs(int((scan < 128).sum()) - 100 * 50) < 200 for _, scan in found)
     assert [one["file"] for one in skipped] == ["e.heic"]
 
 

@@ -363,14 +363,19 @@ def placed(logits=SMALLER, against=(0.0, 0.0, 0.0)):
     return model.add_geometry(network, MEANS.T / 0.01, bias)
 
 
+def together(known, scans, writers):
+    pictures, geometry = images.preprocess(scans, known.preprocessing)
+    return known.read_hands(known.network.logits(pictures), geometry, writers)
+
+
 def test_a_hand_that_writes_low_is_read_right_from_where_its_letters_stand():
     # The second writer is 0.12 too low: by its top alone, a large letter would be a small one.
     edges = [(0.2, 0.8), (0.4, 0.8), (0.32, 0.92), (0.52, 0.92), (0.32, 0.92)]
     scans, known = np.stack([bar(*one) for one in edges]), handed()
     assert known.probabilities(scans).argmax(1).tolist() == [0, 1, 1, 1, 1]
-    assert known.read_hands(scans, np.array([3, 3, 7, 7, 7])).tolist() == [0, 1, 0, 1, 0]
+    assert together(known, scans, np.array([3, 3, 7, 7, 7])).tolist() == [0, 1, 0, 1, 0]
     order = [4, 0, 2, 1, 3]
-    turned = known.read_hands(scans[order], np.array([7, 3, 7, 3, 7]))
+    turned = together(known, scans[order], np.array([7, 3, 7, 3, 7]))
     assert turned.tolist() == [0, 0, 0, 1, 1]
 
 
@@ -387,7 +392,7 @@ def test_a_hands_answers_are_of_the_pictures_logits_and_the_geometry(weight, mon
         return one_hand(*given)
 
     monkeypatch.setattr(analysis, "one_hand", look)
-    found = handed(logits, weight=weight, against=(0, 2, 5)).read_hands(scans, writers)
+    found = together(handed(logits, weight=weight, against=(0, 2, 5)), scans, writers)
     for writer, (logs, told, hands, given) in enumerate(asked):
         own = writers == writer
         expected = np.tile(np.array(logits), (own.sum(), 1))
@@ -405,7 +410,7 @@ def test_a_hands_answers_forget_what_the_network_makes_of_the_geometry():
     known = handed(logits=(0.0, -3.0, -20.0), hands=alike, against=(40, 0, 50))
     scans = np.stack([bar(0.2, 0.8), bar(0.4, 0.8)])
     assert known.probabilities(scans).argmax(1).tolist() == [1, 1]
-    assert known.read_hands(scans, np.array([1, 1])).tolist() == [0, 0]
+    assert together(known, scans, np.array([1, 1])).tolist() == [0, 0]
 
 
 def write_hands(folder):

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "corruptions": "numpy cv2",
     "standin": "numpy cv2 config files",
     "sources": "numpy pooch tqdm config files standin",
-    "data": "numpy sklearn loky config files images sources",
+    "data": "numpy sklearn loky tqdm config files images sources",
     "analysis": "numpy pandas scipy sklearn",
     "audit": "numpy scipy sklearn analysis",
     "augment": "numpy tensorflow config",
