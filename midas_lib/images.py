@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from midas_lib.config import Preprocessing, UserError
 
@@ -18,14 +19,22 @@ INK = 127  # a pixel above this, ink bright, is ink
 # of the scan's width and height, and the largest such dot's side in pixels.
 STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
 MAX_PIXELS = 50_000_000
+THUMBNAIL = 64
+LOOKS = 3
+SMALLEST = 32
+THINNEST = 14
+PEN, PEN_SHARE = 16.5, 0.2
+RULING = 5
+NO_INK = "no ink in the image: it is one even colour; give a picture of a character"
 
 
 def read_scan(image, name: str = "image") -> np.ndarray:
     """The scan, uint8 (225, 300), of an image, see `read_image`. Raises `UserError`, naming it,
     when it cannot be read or holds no ink."""
     name = str(image) if isinstance(image, str | Path) else name
-    scanned = scan(read_image(image, name))
+    gray = read_image(image, name)
     try:
+        scanned = scan(gray) if max(gray.shape) <= THUMBNAIL else _tidy(gray)
         ink(scanned)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
@@ -85,14 +94,18 @@ def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
 def scan(image: np.ndarray) -> np.ndarray:
     """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): resized, by area (down) or
     linearly (up), until it fits, and padded with its own paper, the picture in the middle."""
+    resized = _fit(image)
+    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
+    padding = [(extra // 2, extra - extra // 2) for extra in spare]
+    return np.pad(resized, padding, constant_values=_paper(image))
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
     height, width = image.shape
     scale = min(SCAN_SHAPE[0] / height, SCAN_SHAPE[1] / width)
     fitted = [max(1, round(side * scale)) for side in (width, height)]
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(image, fitted, interpolation=interpolation)
-    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
-    padding = [(extra // 2, extra - extra // 2) for extra in spare]
-    return np.pad(resized, padding, constant_values=_paper(image))
+    return cv2.resize(image, fitted, interpolation=interpolation)
 
 
 def _paper(image: np.ndarray) -> int:
@@ -107,7 +120,7 @@ def ink(scanned: np.ndarray) -> np.ndarray:
     paper = _paper(scanned)
     strength = np.abs(scanned.astype(np.int16) - paper)
     if strength.max() < 32:
-        raise UserError("no ink in the image: it is one even colour; give a picture of a character")
+        raise UserError(NO_INK)
     bright = np.rint(strength * (255.0 / strength.max())).astype(np.uint8)
     inked = (bright > INK).astype(np.uint8)
     count, parts, boxes, centres = cv2.connectedComponentsWithStats(inked, connectivity=8)
@@ -117,6 +130,95 @@ def ink(scanned: np.ndarray) -> np.ndarray:
         if (low < at).all() and (at < high).all() and boxes[part, 2:4].max() <= side:
             bright[cv2.dilate((parts == part).astype(np.uint8), np.ones((3, 3))) > 0] = 0
     return bright
+
+
+def _tidy(gray: np.ndarray) -> np.ndarray:
+    """The scan of a picture, gray uint8 (h, w), that may be a photo: of its character alone, on
+    even white paper, in a pen as wide as the archive's. A picture that is so is only scanned."""
+    for look in range(LOOKS):
+        strength, even = _strength(_fit(gray))
+        if strength.max() < 32:
+            raise UserError(NO_INK)
+        inked = (strength > strength.max() / 2).astype(np.uint8)
+        character, width = _character(inked)
+        left, top, across, high = cv2.boundingRect(character)
+        longest = max(across, high)
+        if longest >= SMALLEST or look == LOOKS - 1:
+            break
+        scale = gray.shape[0] / len(character)
+        x, y, half = ((left + across / 2) * scale, (top + high / 2) * scale, longest * scale)
+        rows, columns = (
+            slice(max(0, round(c - h)), round(c + h)) for c, h in ((y, half), (x, half * 4 / 3))
+        )
+        gray = gray[rows, columns]
+    thin = width < THINNEST
+    if even and not look and not thin and (inked == character).all():
+        return scan(gray)
+    around = cv2.dilate(character, np.ones((5, 5)))
+    full = np.percentile(strength[character > 0], 90)
+    bright = np.minimum(strength * (255 / full), 255) * around
+    scanned = scan(255 - np.rint(bright).astype(np.uint8))
+    if thin:
+        pen = max(1, round(min(PEN, PEN_SHARE * longest) - width) + 1)
+        scanned = cv2.erode(scanned, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pen, pen)))
+    return scanned
+
+
+def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
+    """How much darker than the paper round it each pixel is, or lighter where the ink is light,
+    float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
+    smooth = cv2.medianBlur(fitted, 5)
+    away = smooth.astype(np.float32) - cv2.medianBlur(smooth, 91)
+    if (away**3).sum() > 0:
+        fitted, smooth = 255 - fitted, 255 - smooth
+    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((45, 45))).astype(np.float32)
+    even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
+    below = np.maximum(paper - fitted, 0)
+    return below * (255 / np.maximum(paper, 0.25 * paper.max() + 1)), even
+
+
+def _character(inked: np.ndarray) -> tuple[np.ndarray, float]:
+    """Of an ink mask, uint8 (h, w), the character's part of it, and the width of its pen."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
+    depth = cv2.distanceTransform(np.pad(inked, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    lefts, tops, widths, heights, areas = stats.T
+    high, wide = inked.shape
+    spans = (widths == wide) | (heights == high)
+    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    contact = np.max([np.bincount(e, minlength=count) / len(e) for e in edges], 0)
+    thickness = 2 * ndimage.maximum(depth, labels, np.arange(count))
+    sides = np.maximum(widths, heights)
+    left_over = ~(spans & (thickness <= RULING))
+    left_over[0] = False
+    inside = left_over & (contact == 0)
+    if inside.any():
+        largest = areas[inside].max()
+        strip = (contact > 0.5) & (sides[inside].max() > 0.15 * min(inked.shape))
+        left_over &= (contact == 0) | ~(strip | (areas <= largest))
+    for part in np.flatnonzero(left_over):
+        if _is_box(part, labels, stats, left_over):
+            left_over[part] = False
+    if not left_over.any() or sides[left_over].max() < 6:
+        raise UserError(NO_INK)
+    largest = np.argmax(np.where(left_over, areas, 0))
+    ridge = (labels == largest) & (depth >= cv2.dilate(depth, np.ones((3, 3))))
+    width = 2 * float(np.median(depth[ridge]))
+    left_over &= sides >= 0.75 * width
+    return left_over[labels].astype(np.uint8), width
+
+
+def _is_box(part, labels, stats, left_over):
+    left, top, wide, high, _ = stats[part]
+    corners = stats[:, :2] + stats[:, 2:4]
+    within = (stats[:, :2] > (left, top)).all(1) & (corners < (left + wide, top + high)).all(1)
+    within &= left_over & (stats[:, 2] * stats[:, 3] > 0.03 * wide * high)
+    if not within.any():
+        return False
+    contours, _ = cv2.findContours(
+        (labels == part).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
+    sides = cv2.minAreaRect(contours[0])[1]
+    return cv2.contourArea(contours[0]) > 0.85 * sides[0] * sides[1]
 
 
 def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
