@@ -20,8 +20,9 @@ INK = 127  # a pixel above this, ink bright, is ink
 STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
 MAX_PIXELS = 50_000_000
 THUMBNAIL = 64
-LOOKS = 3
-SMALLEST = 32
+LOOKS = 5
+SMALLEST = 36
+LARGEST = 212
 THINNEST = 14
 PEN, PEN_SHARE = 16.5, 0.2
 RULING = 5
@@ -134,29 +135,37 @@ def ink(scanned: np.ndarray) -> np.ndarray:
 
 def _tidy(gray: np.ndarray) -> np.ndarray:
     """The scan of a picture, gray uint8 (h, w), that may be a photo: of its character alone, on
-    even white paper, in a pen as wide as the archive's. A picture that is so is only scanned."""
-    for look in range(LOOKS):
-        strength, even = _strength(_fit(gray))
-        if strength.max() < 32:
-            raise UserError(NO_INK)
-        inked = (strength > strength.max() / 2).astype(np.uint8)
-        character, width = _character(inked)
-        left, top, across, high = cv2.boundingRect(character)
-        longest = max(across, high)
-        if longest >= SMALLEST or look == LOOKS - 1:
-            break
-        scale = gray.shape[0] / len(character)
-        x, y, half = ((left + across / 2) * scale, (top + high / 2) * scale, longest * scale)
-        rows, columns = (
-            slice(max(0, round(c - h)), round(c + h)) for c, h in ((y, half), (x, half * 4 / 3))
-        )
-        gray = gray[rows, columns]
+    even white paper, in a pen as wide as the archive's. A picture that is so is only scanned.
+    Raises `UserError` when there is no character, or more than one."""
+    picture = gray
+    for _ in range(LOOKS):
+        fitted = _fit(picture)
+        box = _sheet(fitted)
+        if box is None:
+            strength, even = _strength(fitted)
+            character, width = _character(strength)
+            left, top, wide, high = cv2.boundingRect(character)
+            longest = max(wide, high)
+            if longest >= (SMALLEST if np.ptp(fitted[[0, -1]]) < 8 else 60):
+                break
+            x, y = left + wide / 2, top + high / 2
+            box = x - longest * 4 / 3, y - longest, x + longest * 4 / 3, y + longest
+        scale = picture.shape[0] / fitted.shape[0]
+        left, top, right, bottom = (max(0, round(edge * scale)) for edge in box)
+        picture = picture[top:bottom, left:right]
+    else:
+        raise UserError("no character found in the image; crop to the character")
+    spare = longest // 2 if max(high, wide) > LARGEST else 0
+    shrink = min(s / (p + 2 * spare) for s, p in zip(SCAN_SHAPE, fitted.shape)) if spare else 1
+    width, longest = width * shrink, longest * shrink
     thin = width < THINNEST
-    if even and not look and not thin and (inked == character).all():
+    alone = (character == (strength > strength.max() / 2)).all()
+    if even and alone and not thin and not spare and picture is gray:
         return scan(gray)
     around = cv2.dilate(character, np.ones((5, 5)))
     full = np.percentile(strength[character > 0], 90)
     bright = np.minimum(strength * (255 / full), 255) * around
+    bright = cv2.copyMakeBorder(bright, *[spare] * 4, cv2.BORDER_CONSTANT)
     scanned = scan(255 - np.rint(bright).astype(np.uint8))
     if thin:
         pen = max(1, round(min(PEN, PEN_SHARE * longest) - width) + 1)
@@ -164,61 +173,85 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     return scanned
 
 
+def _sheet(fitted: np.ndarray):
+    """Left, top, right and bottom of the inside of a sheet, form box or frame in gray uint8 (h, w):
+    the largest light rectangle with something in it, or over half the picture. None without one."""
+    _, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    contours, tree = cv2.findContours(light, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    found, largest = None, 0.03 * fitted.size
+    for i, contour in enumerate(contours):
+        area = cv2.contourArea(contour)
+        if tree[0, i, 3] >= 0 or not largest < area < 0.97 * fitted.size:
+            continue
+        corners = cv2.approxPolyDP(contour, 0.03 * cv2.arcLength(contour, True), True)
+        across, high = cv2.minAreaRect(contour)[1]
+        content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0]) if t[3] == i)
+        if len(corners) == 4 and area > 0.88 * across * high and (
+            content > 0.01 * area or area > 0.5 * fitted.size
+        ):
+            left, top, wide, high = cv2.boundingRect(contour)
+            found, largest = (left + 2, top + 2, left + wide - 2, top + high - 2), area
+    return found
+
+
 def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     """How much darker than the paper round it each pixel is, or lighter where the ink is light,
     float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
     smooth = cv2.medianBlur(fitted, 5)
-    away = smooth.astype(np.float32) - cv2.medianBlur(smooth, 91)
-    if (away**3).sum() > 0:
+    half = cv2.resize(smooth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    half = cv2.copyMakeBorder(half, *[37] * 4, cv2.BORDER_REFLECT)
+    away = half.astype(np.float32) - cv2.medianBlur(half, 75)
+    if (away[37:-37, 37:-37]**3).sum() > 0:
         fitted, smooth = 255 - fitted, 255 - smooth
-    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((45, 45))).astype(np.float32)
+    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((121, 121))).astype(np.float32)
     even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
     below = np.maximum(paper - fitted, 0)
     return below * (255 / np.maximum(paper, 0.25 * paper.max() + 1)), even
 
 
-def _character(inked: np.ndarray) -> tuple[np.ndarray, float]:
-    """Of an ink mask, uint8 (h, w), the character's part of it, and the width of its pen."""
+def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
+    """The pixels of the character, uint8 mask (h, w), and the width of its pen, of the `_strength`
+    of each pixel. Raises `UserError` when there is no character, or more than one."""
+    if strength.max() < 32:
+        raise UserError(NO_INK)
+    inked = (strength > strength.max() / 2).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
     depth = cv2.distanceTransform(np.pad(inked, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    lefts, tops, widths, heights, areas = stats.T
+    _, _, widths, heights, areas = stats.T
     high, wide = inked.shape
     spans = (widths == wide) | (heights == high)
     edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     contact = np.max([np.bincount(e, minlength=count) / len(e) for e in edges], 0)
     thickness = 2 * ndimage.maximum(depth, labels, np.arange(count))
     sides = np.maximum(widths, heights)
-    left_over = ~(spans & (thickness <= RULING))
-    left_over[0] = False
-    inside = left_over & (contact == 0)
+    kept = ~(spans & (thickness <= RULING))
+    kept[0] = False
+    inside = kept & (contact == 0)
     if inside.any():
         largest = areas[inside].max()
         strip = (contact > 0.5) & (sides[inside].max() > 0.15 * min(inked.shape))
-        left_over &= (contact == 0) | ~(strip | (areas <= largest))
-    for part in np.flatnonzero(left_over):
-        if _is_box(part, labels, stats, left_over):
-            left_over[part] = False
-    if not left_over.any() or sides[left_over].max() < 6:
+        kept &= (contact == 0) | ~(strip | (areas <= largest))
+    if not kept.any() or sides[kept].max() < 6:
         raise UserError(NO_INK)
-    largest = np.argmax(np.where(left_over, areas, 0))
+    largest = np.argmax(np.where(kept, areas, 0))
     ridge = (labels == largest) & (depth >= cv2.dilate(depth, np.ones((3, 3))))
     width = 2 * float(np.median(depth[ridge]))
-    left_over &= sides >= 0.75 * width
-    return left_over[labels].astype(np.uint8), width
+    kept &= sides >= 0.75 * width
+    _check_one(stats[kept])
+    return kept[labels].astype(np.uint8), width
 
 
-def _is_box(part, labels, stats, left_over):
-    left, top, wide, high, _ = stats[part]
-    corners = stats[:, :2] + stats[:, 2:4]
-    within = (stats[:, :2] > (left, top)).all(1) & (corners < (left + wide, top + high)).all(1)
-    within &= left_over & (stats[:, 2] * stats[:, 3] > 0.03 * wide * high)
-    if not within.any():
-        return False
-    contours, _ = cv2.findContours(
-        (labels == part).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
-    sides = cv2.minAreaRect(contours[0])[1]
-    return cv2.contourArea(contours[0]) > 0.85 * sides[0] * sides[1]
+def _check_one(stats: np.ndarray) -> None:
+    """Raise `UserError` when components, rows of OpenCV's left, top, width, height and area, are
+    several characters: side by side, alike in size, and together twice as wide as any is long."""
+    sides = stats[:, 2:4].max(1)
+    stats = stats[sides >= 0.5 * sides.max()]
+    lefts, rights = stats[:, 0], stats[:, 0] + stats[:, 2]
+    order = np.argsort(lefts)
+    apart = lefts[order][1:] > np.maximum.accumulate(rights[order])[:-1]
+    if apart.any() and rights.max() - lefts.min() > 2 * sides.max():
+        several = f"{1 + apart.sum()} characters in one picture"
+        raise UserError(f"{several}: crop to one")
 
 
 def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
