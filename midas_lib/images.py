@@ -110,8 +110,11 @@ def _fit(image: np.ndarray) -> np.ndarray:
 
 
 def _paper(image: np.ndarray) -> int:
-    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    return int(np.median(border))
+    return int(np.median(_border(image)))
+
+
+def _border(image: np.ndarray) -> np.ndarray:
+    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
 def ink(scanned: np.ndarray) -> np.ndarray:
@@ -138,19 +141,20 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     even white paper, in a pen as wide as the archive's. A picture that is so is only scanned.
     Raises `UserError` when there is no character, or more than one."""
     picture = gray
-    for _ in range(LOOKS):
+    for look in range(LOOKS):
         fitted = _fit(picture)
-        box = _sheet(fitted)
-        if box is None:
-            strength, even = _strength(fitted)
-            character, width = _character(strength)
-            left, top, wide, high = cv2.boundingRect(character)
-            longest = max(wide, high)
-            if longest >= (SMALLEST if np.ptp(fitted[[0, -1]]) < 8 else 60):
-                break
-            x, y = left + wide / 2, top + high / 2
-            box = x - longest * 4 / 3, y - longest, x + longest * 4 / 3, y + longest
         scale = picture.shape[0] / fitted.shape[0]
+        if look < 2 and (corners := _sheet(fitted)) is not None:
+            picture = _inside(picture, fitted, corners)
+            continue
+        strength, even = _strength(fitted)
+        character, width = _character(strength)
+        left, top, wide, high = cv2.boundingRect(character)
+        longest = max(wide, high)
+        if longest >= (60 if np.ptp(_border(fitted)) else SMALLEST):
+            break
+        x, y = left + wide / 2, top + high / 2
+        box = x - longest * 4 / 3, y - longest, x + longest * 4 / 3, y + longest
         left, top, right, bottom = (max(0, round(edge * scale)) for edge in box)
         picture = picture[top:bottom, left:right]
     else:
@@ -173,10 +177,10 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     return scanned
 
 
-def _sheet(fitted: np.ndarray):
-    """Left, top, right and bottom of the inside of a sheet, form box or frame in gray uint8 (h, w):
-    the largest light rectangle with something in it, or over half the picture. None without one."""
-    _, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+def _sheet(fitted: np.ndarray) -> np.ndarray | None:
+    """The corners, float32 (4, 2), of the inside of a sheet, frame or form box in gray uint8 (h,
+    w): of the largest light quadrangle on dark with something in it, or over half the picture."""
+    threshold, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     contours, tree = cv2.findContours(light, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     found, largest = None, 0.03 * fitted.size
     for i, contour in enumerate(contours):
@@ -184,24 +188,45 @@ def _sheet(fitted: np.ndarray):
         if tree[0, i, 3] >= 0 or not largest < area < 0.97 * fitted.size:
             continue
         corners = cv2.approxPolyDP(contour, 0.03 * cv2.arcLength(contour, True), True)
-        across, high = cv2.minAreaRect(contour)[1]
         content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0]) if t[3] == i)
-        if len(corners) == 4 and area > 0.88 * across * high and (
-            content > 0.01 * area or area > 0.5 * fitted.size
+        if (
+            len(corners) == 4
+            and cv2.isContourConvex(corners)
+            and abs(area / cv2.contourArea(corners) - 1) < 0.04
+            and (content > 0.01 * area or area > 0.5 * fitted.size)
         ):
-            left, top, wide, high = cv2.boundingRect(contour)
-            found, largest = (left + 2, top + 2, left + wide - 2, top + high - 2), area
+            within = cv2.fillConvexPoly(np.zeros_like(fitted), corners, 1)
+            rim = cv2.dilate(within, np.ones((3, 3))) > within
+            if np.median(fitted[rim]) < 0.56 * np.median(fitted[within > 0]):
+                found, largest = corners[:, 0].astype(np.float32), area
     return found
+
+
+def _inside(picture: np.ndarray, fitted: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """A picture, gray uint8 (h, w), without what is outside of `corners`, (4, 2) in `fitted`."""
+    within = cv2.fillConvexPoly(np.zeros_like(fitted), corners.astype(np.int32), 1) > 0
+    paper = np.median(fitted[within])
+    corners = corners + 2 * np.sign(corners.mean(0) - corners)  # off its blurred edge
+    corners *= picture.shape[0] / fitted.shape[0]
+    if np.median(fitted[~within]) > 0.56 * paper:  # a box on the same paper
+        within = cv2.fillConvexPoly(np.zeros_like(picture), corners.astype(np.int32), 1)
+        return np.where(within > 0, picture, np.uint8(paper))
+    # clockwise from the top left
+    corners = corners[np.argsort(np.arctan2(*(corners - corners.mean(0)).T[::-1]))]
+    wide, high = (
+        round(max(np.hypot(*(corners[a] - corners[b])), np.hypot(*(corners[c] - corners[d]))))
+        for a, b, c, d in ((0, 1, 2, 3), (1, 2, 3, 0))
+    )
+    wanted = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32)
+    matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), wanted)
+    return cv2.warpPerspective(picture, matrix, (wide, high), flags=cv2.INTER_LINEAR)
 
 
 def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     """How much darker than the paper round it each pixel is, or lighter where the ink is light,
     float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
     smooth = cv2.medianBlur(fitted, 5)
-    half = cv2.resize(smooth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    half = cv2.copyMakeBorder(half, *[37] * 4, cv2.BORDER_REFLECT)
-    away = half.astype(np.float32) - cv2.medianBlur(half, 75)
-    if (away[37:-37, 37:-37]**3).sum() > 0:
+    if np.median(fitted) < (int(smooth.min()) + int(smooth.max())) / 2:
         fitted, smooth = 255 - fitted, 255 - smooth
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((121, 121))).astype(np.float32)
     even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
