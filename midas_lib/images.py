@@ -5,10 +5,13 @@ A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter o
 cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
 """
 
+import io
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image, ImageOps
 from scipy import ndimage
 
 from midas_lib.config import Preprocessing, UserError
@@ -21,11 +24,13 @@ STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
 MAX_PIXELS = 50_000_000
 THUMBNAIL = 64
 LOOKS = 5
+DESK = 0.56
 SMALLEST = 36
 LARGEST = 212
 THINNEST = 14
 PEN, PEN_SHARE = 16.5, 0.2
 RULING = 5
+UNREADABLE = "not a readable image; give a PNG, JPEG, BMP or TIFF file"
 NO_INK = "no ink in the image: it is one even colour; give a picture of a character"
 
 
@@ -54,16 +59,44 @@ def read_image(image, name: str = "image") -> np.ndarray:
         except OSError as error:
             raise UserError(f"{image}: {error.strerror}; give the path of an image file") from None
     if isinstance(image, bytes):
+        orientation = _orientation(image, name)
         try:
             pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:  # an empty buffer, or a size beyond OpenCV's limits
+        except cv2.error:
             pixels = None
         if pixels is None:
-            raise UserError(f"{name}: not a readable image; give a PNG, JPEG, BMP or TIFF file")
-        return _gray(pixels, name, cv2.COLOR_BGR2GRAY)
-    if hasattr(image, "convert") and not image.mode.startswith("I"):  # 16 bits would be clipped
-        image = image.convert("RGBA")
+            raise UserError(f"{name}: {UNREADABLE}")
+        upright = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+        upright = upright[:: -1 if orientation in (3, 4, 7, 8) else 1]
+        upright = upright[:, :: -1 if orientation in (2, 3, 6, 7) else 1]
+        return _gray(upright, name, cv2.COLOR_BGR2GRAY)
+    if isinstance(image, Image.Image):
+        _check_size(*image.size, name)
+        image = ImageOps.exif_transpose(image)
+        if not image.mode.startswith("I"):  # 16 bits would be clipped
+            image = image.convert("RGBA")
     return _gray(np.asarray(image), name, cv2.COLOR_RGB2GRAY)
+
+
+def _orientation(content: bytes, name: str) -> int:
+    """The EXIF orientation, 1 to 8, that an image file's header tells, 1 if none. Raises
+    `UserError` for a size over MAX_PIXELS, which the header tells too: nothing is decoded."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as header:
+            size, exif, tiff = header.size, Image.Exif(), header.format == "TIFF"
+            exif.load(header.info.get("exif", b""))
+    except Image.DecompressionBombError:  # Pillow's own limit, which is higher
+        size = MAX_PIXELS, 2
+    except Exception:  # Pillow raises whatever its parts happen to raise
+        raise UserError(f"{name}: {UNREADABLE}") from None
+    _check_size(*size, name)
+    found = exif.get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) and not tiff else 1  # OpenCV turns TIFF files itself
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{name}: over {MAX_PIXELS // 10**6} million pixels; make it smaller")
 
 
 def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
@@ -72,8 +105,7 @@ def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
     colours = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
     if not (colours or pixels.ndim == 2) or not pixels.size or pixels.dtype.kind not in "uifb":
         raise UserError(f"{name}: shape {pixels.shape} is no image; give (h, w[, 1|3|4])")
-    if pixels.size > MAX_PIXELS * 4:
-        raise UserError(f"{name}: over {MAX_PIXELS // 10**6} million pixels; make it smaller")
+    _check_size(*pixels.shape[:2], name)
     kind, full = ("floating-point", 1) if pixels.dtype.kind in "fb" else ("integer", 65535)
     largest = pixels.max()
     if not (pixels.min() >= 0 and largest <= full):  # nan is neither
@@ -182,23 +214,23 @@ def _sheet(fitted: np.ndarray) -> np.ndarray | None:
     w): of the largest light quadrangle on dark with something in it, or over half the picture."""
     threshold, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     contours, tree = cv2.findContours(light, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rims = cv2.erode(fitted, np.ones((3, 3)))  # a thin line is darkest in its middle
     found, largest = None, 0.03 * fitted.size
     for i, contour in enumerate(contours):
         area = cv2.contourArea(contour)
-        if tree[0, i, 3] >= 0 or not largest < area < 0.97 * fitted.size:
+        if tree[0, i, 3] >= 0 or area <= largest or len(contour) < 4:
             continue
-        corners = cv2.approxPolyDP(contour, 0.03 * cv2.arcLength(contour, True), True)
-        content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0]) if t[3] == i)
+        corners = cv2.approxPolyN(contour, 4)[0]
+        content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0], strict=True) if t[3] == i)
+        within = cv2.fillConvexPoly(np.zeros_like(fitted), corners, 1) > 0
+        rim = (cv2.dilate(within.astype(np.uint8), np.ones((3, 3))) > 0) & ~within
         if (
-            len(corners) == 4
-            and cv2.isContourConvex(corners)
-            and abs(area / cv2.contourArea(corners) - 1) < 0.04
+            area > 0.96 * cv2.contourArea(corners)
             and (content > 0.01 * area or area > 0.5 * fitted.size)
+            and within.mean() < 0.98
+            and np.median(rims[rim]) < DESK * np.median(fitted[within])
         ):
-            within = cv2.fillConvexPoly(np.zeros_like(fitted), corners, 1)
-            rim = cv2.dilate(within, np.ones((3, 3))) > within
-            if np.median(fitted[rim]) < 0.56 * np.median(fitted[within > 0]):
-                found, largest = corners[:, 0].astype(np.float32), area
+            found, largest = corners.astype(np.float32), area
     return found
 
 
@@ -208,7 +240,7 @@ def _inside(picture: np.ndarray, fitted: np.ndarray, corners: np.ndarray) -> np.
     paper = np.median(fitted[within])
     corners = corners + 2 * np.sign(corners.mean(0) - corners)  # off its blurred edge
     corners *= picture.shape[0] / fitted.shape[0]
-    if np.median(fitted[~within]) > 0.56 * paper:  # a box on the same paper
+    if np.median(fitted[~within]) > DESK * paper:  # a box on the same paper
         within = cv2.fillConvexPoly(np.zeros_like(picture), corners.astype(np.int32), 1)
         return np.where(within > 0, picture, np.uint8(paper))
     # clockwise from the top left
@@ -226,7 +258,8 @@ def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     """How much darker than the paper round it each pixel is, or lighter where the ink is light,
     float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
     smooth = cv2.medianBlur(fitted, 5)
-    if np.median(fitted) < (int(smooth.min()) + int(smooth.max())) / 2:
+    inner = smooth[2:-2, 2:-2] if min(smooth.shape) > 8 else smooth
+    if _paper(inner) < (int(smooth.min()) + int(smooth.max())) / 2:
         fitted, smooth = 255 - fitted, 255 - smooth
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((121, 121))).astype(np.float32)
     even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
