@@ -30,6 +30,7 @@ LARGEST = 212
 THINNEST = 14
 PEN, PEN_SHARE = 16.5, 0.2
 RULING = 5
+WIDEST = 121
 UNREADABLE = "not a readable image; give a PNG, JPEG, BMP or TIFF file"
 NO_INK = "no ink in the image: it is one even colour; give a picture of a character"
 
@@ -212,13 +213,13 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
 def _sheet(fitted: np.ndarray) -> np.ndarray | None:
     """The corners, float32 (4, 2), of the inside of a sheet, frame or form box in gray uint8 (h,
     w): of the largest light quadrangle on dark with something in it, or over half the picture."""
-    threshold, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    _, light = cv2.threshold(fitted, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     contours, tree = cv2.findContours(light, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rims = cv2.erode(fitted, np.ones((3, 3)))  # a thin line is darkest in its middle
     found, largest = None, 0.03 * fitted.size
     for i, contour in enumerate(contours):
         area = cv2.contourArea(contour)
-        if tree[0, i, 3] >= 0 or area <= largest or len(contour) < 4:
+        if tree[0, i, 3] >= 0 or area <= largest or len(cv2.convexHull(contour)) < 4:
             continue
         corners = cv2.approxPolyN(contour, 4)[0]
         content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0], strict=True) if t[3] == i)
@@ -260,18 +261,22 @@ def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     smooth = cv2.medianBlur(fitted, 5)
     inner = smooth[2:-2, 2:-2] if min(smooth.shape) > 8 else smooth
     if _paper(inner) < (int(smooth.min()) + int(smooth.max())) / 2:
-        fitted, smooth = 255 - fitted, 255 - smooth
-    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((121, 121))).astype(np.float32)
+        fitted = 255 - fitted
+    # replicated, so that a slanting shadow's edge is followed to the picture's corners
+    padded = cv2.copyMakeBorder(fitted, *[WIDEST // 2] * 4, cv2.BORDER_REPLICATE)
+    paper = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((WIDEST, WIDEST)))
+    paper = paper[WIDEST // 2 : -(WIDEST // 2), WIDEST // 2 : -(WIDEST // 2)].astype(np.float32)
     even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
-    below = np.maximum(paper - fitted, 0)
-    return below * (255 / np.maximum(paper, 0.25 * paper.max() + 1)), even
+    strength = (paper - fitted) * (255 / np.maximum(paper, 0.4 * paper.max() + 1))
+    low, floor = np.percentile(strength, (5, 25))  # both of paper, one standard deviation apart
+    if strength.max() - floor < max(32, 12 * (floor - low)):
+        raise UserError(NO_INK)
+    return np.maximum(strength - floor, 0), even
 
 
 def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     """The pixels of the character, uint8 mask (h, w), and the width of its pen, of the `_strength`
     of each pixel. Raises `UserError` when there is no character, or more than one."""
-    if strength.max() < 32:
-        raise UserError(NO_INK)
     inked = (strength > strength.max() / 2).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
     depth = cv2.distanceTransform(np.pad(inked, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
