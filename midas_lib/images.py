@@ -21,27 +21,28 @@ INK = 127  # a pixel above this, ink bright, is ink
 # The archive's tablet left a pen dot at one spot of some scans: where it begins and ends, as shares
 # of the scan's width and height, and the largest such dot's side in pixels.
 STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
-MAX_PIXELS = 50_000_000
-THUMBNAIL = 64
-LOOKS = 5
-DESK = 0.56
-SMALLEST = 36
-LARGEST = 212
-THINNEST = 14
-PEN, PEN_SHARE = 16.5, 0.2
-RULING = 5
-WIDEST = 121
+MAX_PIXELS = 50_000_000  # height x width
+# How other people's pictures are brought to what the archive's are. Lengths are in a scan's pixels,
+# where the archive's pen is 16 to 35 wide and its characters are 39 to 210 long.
+THUMBNAIL = 64  # no longer picture, such as MNIST's, is a photo: it is only scanned
+LOOKS = 5  # how often a picture is cropped, to a sheet or to a small character, and looked at again
+DESK = 0.56  # what is round a sheet is darker than this share of its paper; shadows are lighter
+SMALLEST, SMALLEST_PHOTO, LARGEST = 36, 60, 212  # characters; the others are brought between these
+PEN, THINNEST, PEN_SHARE = 16.5, 14, 0.2  # a thinner pen is widened, up to a share of the character
+RULING = 5  # the widest line of ruled paper or a frame
+WIDEST = 121  # wider than any stroke: what is dark over more than this is paper in shadow
 UNREADABLE = "not a readable image; give a PNG, JPEG, BMP or TIFF file"
-NO_INK = "no ink in the image: it is one even colour; give a picture of a character"
+NO_INK = "no ink in the image: give a picture of a character"
 
 
 def read_scan(image, name: str = "image") -> np.ndarray:
-    """The scan, uint8 (225, 300), of an image, see `read_image`. Raises `UserError`, naming it,
-    when it cannot be read or holds no ink."""
+    """The scan, uint8 (225, 300), of an image, see `read_image`; of a photo, of its character only,
+    see `_tidy`. Raises `UserError`, naming it, when it cannot be read, holds no ink, or more than
+    one character."""
     name = str(image) if isinstance(image, str | Path) else name
     gray = read_image(image, name)
     try:
-        scanned = scan(gray) if max(gray.shape) <= THUMBNAIL else _tidy(gray)
+        scanned = _tidy(gray)
         ink(scanned)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
@@ -173,10 +174,11 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     """The scan of a picture, gray uint8 (h, w), that may be a photo: of its character alone, on
     even white paper, in a pen as wide as the archive's. A picture that is so is only scanned.
     Raises `UserError` when there is no character, or more than one."""
+    if max(gray.shape) <= THUMBNAIL or max(gray.shape) > 8 * min(gray.shape):
+        return scan(gray)
     picture = gray
     for look in range(LOOKS):
         fitted = _fit(picture)
-        scale = picture.shape[0] / fitted.shape[0]
         if look < 2 and (corners := _sheet(fitted)) is not None:
             picture = _inside(picture, fitted, corners)
             continue
@@ -184,18 +186,19 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
         character, width = _character(strength)
         left, top, wide, high = cv2.boundingRect(character)
         longest = max(wide, high)
-        if longest >= (60 if np.ptp(_border(fitted)) else SMALLEST):
+        if longest >= (SMALLEST_PHOTO if np.ptp(_border(fitted)) else SMALLEST):
             break
         x, y = left + wide / 2, top + high / 2
-        box = x - longest * 4 / 3, y - longest, x + longest * 4 / 3, y + longest
-        left, top, right, bottom = (max(0, round(edge * scale)) for edge in box)
+        box = np.array([[x - longest * 4 / 3, y - longest], [x + longest * 4 / 3, y + longest]])
+        box *= np.divide(picture.shape[::-1], fitted.shape[::-1])
+        (left, top), (right, bottom) = np.maximum(box.round(), 0).astype(int)
         picture = picture[top:bottom, left:right]
     else:
         raise UserError("no character found in the image; crop to the character")
     spare = longest // 2 if max(high, wide) > LARGEST else 0
-    shrink = min(s / (p + 2 * spare) for s, p in zip(SCAN_SHAPE, fitted.shape)) if spare else 1
+    shrink = min(np.divide(SCAN_SHAPE, np.add(fitted.shape, 2 * spare))) if spare else 1
     width, longest = width * shrink, longest * shrink
-    thin = width < THINNEST
+    thin = width < THINNEST  # after the shrinking
     alone = (character == (strength > strength.max() / 2)).all()
     if even and alone and not thin and not spare and picture is gray:
         return scan(gray)
@@ -222,7 +225,7 @@ def _sheet(fitted: np.ndarray) -> np.ndarray | None:
         if tree[0, i, 3] >= 0 or area <= largest or len(cv2.convexHull(contour)) < 4:
             continue
         corners = cv2.approxPolyN(contour, 4)[0]
-        content = sum(cv2.contourArea(c) for c, t in zip(contours, tree[0], strict=True) if t[3] == i)
+        content = sum(cv2.contourArea(contours[k]) for k in np.flatnonzero(tree[0, :, 3] == i))
         within = cv2.fillConvexPoly(np.zeros_like(fitted), corners, 1) > 0
         rim = (cv2.dilate(within.astype(np.uint8), np.ones((3, 3))) > 0) & ~within
         if (
@@ -240,7 +243,7 @@ def _inside(picture: np.ndarray, fitted: np.ndarray, corners: np.ndarray) -> np.
     within = cv2.fillConvexPoly(np.zeros_like(fitted), corners.astype(np.int32), 1) > 0
     paper = np.median(fitted[within])
     corners = corners + 2 * np.sign(corners.mean(0) - corners)  # off its blurred edge
-    corners *= picture.shape[0] / fitted.shape[0]
+    corners *= np.divide(picture.shape[::-1], fitted.shape[::-1])
     if np.median(fitted[~within]) > DESK * paper:  # a box on the same paper
         within = cv2.fillConvexPoly(np.zeros_like(picture), corners.astype(np.int32), 1)
         return np.where(within > 0, picture, np.uint8(paper))
@@ -259,8 +262,8 @@ def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     """How much darker than the paper round it each pixel is, or lighter where the ink is light,
     float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
     smooth = cv2.medianBlur(fitted, 5)
-    inner = smooth[2:-2, 2:-2] if min(smooth.shape) > 8 else smooth
-    if _paper(inner) < (int(smooth.min()) + int(smooth.max())) / 2:
+    paper = max(_paper(fitted), np.median(fitted))  # the border may be a frame
+    if paper < (int(smooth.min()) + int(smooth.max())) / 2:
         fitted = 255 - fitted
     # replicated, so that a slanting shadow's edge is followed to the picture's corners
     padded = cv2.copyMakeBorder(fitted, *[WIDEST // 2] * 4, cv2.BORDER_REPLICATE)
@@ -287,10 +290,11 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     contact = np.max([np.bincount(e, minlength=count) / len(e) for e in edges], 0)
     thickness = 2 * ndimage.maximum(depth, labels, np.arange(count))
     sides = np.maximum(widths, heights)
-    kept = ~(spans & (thickness <= RULING))
-    kept[0] = False
+    kept = ~(spans & (thickness <= RULING))  # frames, ruled lines and grids
+    kept[0] = False  # the paper
     inside = kept & (contact == 0)
     if inside.any():
+        # a piece of a neighbour is no larger than the character; a desk or a scanner's edge is long
         largest = areas[inside].max()
         strip = (contact > 0.5) & (sides[inside].max() > 0.15 * min(inked.shape))
         kept &= (contact == 0) | ~(strip | (areas <= largest))
@@ -299,7 +303,7 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     largest = np.argmax(np.where(kept, areas, 0))
     ridge = (labels == largest) & (depth >= cv2.dilate(depth, np.ones((3, 3))))
     width = 2 * float(np.median(depth[ridge]))
-    kept &= sides >= 0.75 * width
+    kept &= sides >= 0.75 * width  # no pen leaves a mark smaller than itself: specks
     _check_one(stats[kept])
     return kept[labels].astype(np.uint8), width
 
