@@ -6,7 +6,6 @@ cropped glyph and where it stood. Training, evaluation and prediction all call t
 """
 
 import io
-import warnings
 from pathlib import Path
 
 import cv2
@@ -84,7 +83,7 @@ def _orientation(content: bytes, name: str) -> int:
     """The EXIF orientation, 1 to 8, that an image file's header tells, 1 if none. Raises
     `UserError` for a size over MAX_PIXELS, which the header tells too: nothing is decoded."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as header:
+        with Image.open(io.BytesIO(content)) as header:
             size, exif, tiff = header.size, Image.Exif(), header.format == "TIFF"
             exif.load(header.info.get("exif", b""))
     except Image.DecompressionBombError:  # Pillow's own limit, which is higher
@@ -265,10 +264,14 @@ def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     paper = max(_paper(fitted), np.median(fitted))  # the border may be a frame
     if paper < (int(smooth.min()) + int(smooth.max())) / 2:
         fitted = 255 - fitted
-    # replicated, so that a slanting shadow's edge is followed to the picture's corners
-    padded = cv2.copyMakeBorder(fitted, *[WIDEST // 2] * 4, cv2.BORDER_REPLICATE)
-    paper = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((WIDEST, WIDEST)))
-    paper = paper[WIDEST // 2 : -(WIDEST // 2), WIDEST // 2 : -(WIDEST // 2)].astype(np.float32)
+    if np.ptp(_border(fitted)) or fitted[0, 0] != np.median(fitted):
+        # replicated, so that a slanting shadow's edge is followed to the picture's corners
+        padded = cv2.copyMakeBorder(fitted, *[WIDEST // 2] * 4, cv2.BORDER_REPLICATE)
+        paper = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((WIDEST, WIDEST)))
+        paper = paper[WIDEST // 2 : -(WIDEST // 2), WIDEST // 2 : -(WIDEST // 2)]
+    else:  # drawn on a screen: the paper is known
+        paper = np.full_like(fitted, fitted[0, 0])
+    paper = paper.astype(np.float32)
     even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
     strength = (paper - fitted) * (255 / np.maximum(paper, 0.4 * paper.max() + 1))
     low, floor = np.percentile(strength, (5, 25))  # both of paper, one standard deviation apart
