@@ -1,6 +1,8 @@
 """Reading of any image, scanning it, and the preprocessing every network's input takes."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -252,7 +254,59 @@ def test_a_path_names_itself_in_what_is_wrong_with_it(tmp_path):
 
 
 def test_a_picture_beyond_the_pixel_budget_is_refused(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 5)
-    assert images.read_image(np.zeros((4, 5), np.uint8)).shape == (4, 5)
-    with pytest.raises(UserError, match="pixels; make it smaller"):
-        images.read_image(np.zeros((3, 7), np.uint8))
+    monkeypatch.setattr(images, "MAX_PIXELS", 20)
+    assert images.read_image(np.zeros((4, 5, 3), np.uint8)).shape == (4, 5)
+    for image in (np.zeros((3, 7), np.uint8), Image.new("L", (3, 7)), png(np.zeros((3, 7)))):
+        with pytest.raises(UserError, match="pixels; make it smaller"):
+            images.read_image(image)
+
+
+def gif(width, height):
+    size = struct.pack("<HH", width, height)
+    return b"GIF89a" + size + b"\x80\0\0" + bytes(6) + b",\0\0\0\0" + size + b"\0\2\2\x4c\1\0;"
+
+
+def large_png(width, height):
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    head = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + head + bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+def bmp(width, height):
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, width, height, 1, 24, *[0] * 6)
+
+
+def webp(width, height):
+    bits = struct.pack("<I", width - 1 | (height - 1) << 14)
+    return (
+        b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8L" + struct.pack("<I", 10) + b"\x2f" + bits * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "sides"), [(gif, 65535), (large_png, 30000), (bmp, 30000), (webp, 16383)]
+)
+def test_a_size_beyond_the_budget_is_read_off_the_header(file, sides):
+    with pytest.raises(UserError, match="x: over 50 million pixels"):
+        images.read_image(file(sides, sides), "x")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_tag_says(kind, orientation):
+    pixels = np.full((48, 64), 255, np.uint8)
+    pixels[8:16, 8:56] = pixels[16:40, 8:16] = 0
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(pixels).save(file, kind, exif=exif, **lossless)
+    turned = np.rot90(pixels, {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0))
+    if orientation in (2, 4, 5, 7):
+        turned = turned[:, ::-1]
+    for image in (file.getvalue(), Image.open(file)):
+        found = images.read_image(image)
+        if kind == "TIFF":
+            assert found.shape == turned.shape
+        else:
+            np.testing.assert_allclose(found.astype(int), turned, atol=40)
