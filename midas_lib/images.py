@@ -5,13 +5,13 @@ A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter o
 cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
 """
 
+import errno
 import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
-from scipy import ndimage
 
 from midas_lib.config import Preprocessing, UserError
 
@@ -55,8 +55,11 @@ def read_image(image, name: str = "image") -> np.ndarray:
     as black where the ink would not show on white. name: what an error calls it. Raises `UserError`
     when it cannot be read."""
     if isinstance(image, str | Path):
+        path = Path(image)
         try:
-            image, name = Path(image).read_bytes(), str(image)
+            if path.exists() and not path.is_file():  # to read from a pipe may never end
+                raise OSError(errno.EINVAL, "A folder, pipe or device")
+            image, name = path.read_bytes(), str(image)
         except OSError as error:
             raise UserError(f"{image}: {error.strerror}; give the path of an image file") from None
     if isinstance(image, bytes):
@@ -291,7 +294,8 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     spans = (widths == wide) | (heights == high)
     edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     contact = np.max([np.bincount(e, minlength=count) / len(e) for e in edges], 0)
-    thickness = 2 * ndimage.maximum(depth, labels, np.arange(count))
+    thickness = np.zeros(count, np.float32)
+    np.maximum.at(thickness, labels, 2 * depth)
     sides = np.maximum(widths, heights)
     kept = ~(spans & (thickness <= RULING))  # frames, ruled lines and grids
     kept[0] = False  # the paper

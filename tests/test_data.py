@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import data, images
+from midas_lib import data, files, images
 from midas_lib.config import CLASS_NAMES, UserError
 
 

@@ -1,6 +1,7 @@
 """Reading of any image, scanning it, and the preprocessing every network's input takes."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -310,3 +311,10 @@ def test_pictures_are_turned_as_their_exif_tag_says(kind, orientation):
             assert found.shape == turned.shape
         else:
             np.testing.assert_allclose(found.astype(int), turned, atol=40)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("pipe.png", "."):
+        with pytest.raises(UserError, match="folder, pipe or device; give the path of an image"):
+            images.read_image(tmp_path / name)
