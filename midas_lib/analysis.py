@@ -114,6 +114,16 @@ def mean_interval(values):
     return cluster_interval(values, np.arange(len(values)))
 
 
+def rate_interval(values):
+    """Mean of independent shares (n,), each in [0, 1], with Student's t interval of their logits,
+    brought back: no bound lies outside of 0 and 1. A share of 0 or 1 counts as one in a million
+    from it."""
+    values = np.asarray(values, float)
+    logits = mean_interval(special.logit(np.clip(values, 1e-6, 1 - 1e-6)))
+    low, high = special.expit([logits.low, logits.high]).tolist()
+    return Interval(float(values.mean()), low, high, logits.n)
+
+
 def paired_interval(a, b):
     """Interval of the mean of a - b for paired values (n,), such as two arms at the same seeds."""
     return mean_interval(np.subtract(*_paired(a, b)))

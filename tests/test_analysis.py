@@ -124,6 +124,18 @@ def test_interval_covers_as_often_as_it_says():
     assert covered == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors of 4,000 draws
 
 
+def test_a_rates_interval_stays_between_0_and_1():
+    found = analysis.rate_interval([0.5, 0.9])
+    # Logits 0 and ln 9: mean ln 3, one standard error of it too; t with one degree of freedom.
+    ends = np.log(3) * (1 - 12.7062), np.log(3) * (1 + 12.7062)
+    expected = [1 / (1 + np.exp(-end)) for end in ends]
+    assert (found.mean, found.n) == (0.7, 2)
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-3)
+    assert 0 < analysis.rate_interval([1.0, 0.98, 0.99]).low < 1
+    assert analysis.rate_interval([1.0, 0.98, 0.99]).high < 1
+    assert np.isnan(analysis.rate_interval([0.5]).low)
+
+
 def test_paired_interval_forgets_what_pairs_share():
     shared = np.array([0.1, 0.5, 0.9])
     interval = analysis.paired_interval(shared + 0.02, shared)

@@ -28,7 +28,7 @@ def test_the_model_card_has_every_network_with_its_measured_accuracy():
         part1 = json.loads((ROOT / "executed" / "results" / "part1.json").read_text())
         accuracy = about.get("test_accuracy", part1["headline"]["mean"])
         measured[f"{path.parent.name}/{path.stem}.keras"] = f"{accuracy:.4f}"
-    assert len(measured) >= 11
+    assert len(measured) >= 9
     assert stated == measured
 
 
