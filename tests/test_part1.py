@@ -22,8 +22,8 @@ def characters(standin_folder):
 
 
 PLAN = dataclasses.replace(
-    part1.PLANS["smoke"], lengths=(1, 2), seeds=2, disjoint_partitions=2, kaggle_seeds=2, ablation_epochs=3,
-    ablation_partitions=2, rates=(1e-3, 4e-3), groups=None, variants=None,
+    part1.PLANS["smoke"], lengths=(1, 2), seeds=2, disjoint_partitions=2, kaggle_seeds=2,
+    ablation_epochs=3, ablation_partitions=2, rates=(1e-3, 4e-3), groups=None, variants=None,
 )  # fmt: skip
 CHOSEN = {reads: f"chosen settings, {reads}" for reads in ("geometry", "picture")}
 
