@@ -100,26 +100,6 @@ def load_mislabelled(profile: str = "standard") -> ImageDataset:
     return _dataset(archive, config.DIGIT_NAMES, pictures, labels, names)
 
 
-def load_folder(path: str | Path, class_names: tuple[str, ...]) -> ImageDataset:
-    """Any folder or zip with a folder for each class: scans, uint8 (n, 225, 300), and labels.
-    Folders are named as in `class_folders`. An image that cannot be read or lies in no class'
-    folder is left out with a warning. Raises `UserError` when `path` cannot be read, or a class has
-    no image."""
-    skipped = []
-    found, path = read_labelled(path, class_names, skipped), files.printable(path)
-    names, scans, labels = zip(*found, strict=True) if found else ((), (), ())
-    for label, name in enumerate(class_names):
-        if label not in labels:
-            raise UserError(f"{path}: holds no readable image in a folder {name}; add some there")
-    if skipped:
-        first = f"{skipped[0]['file']}: {skipped[0]['reason']}"
-        warnings.warn(f"{path}: {len(skipped)} images left out ({first})", stacklevel=2)
-    scans, labels = np.stack(scans), np.array(labels)
-    digest = config.digest([names, array_digest(scans, labels)])
-    origin = sources.Source(name="folder", paths=(), source="folder", digest=digest)
-    return _dataset(origin, tuple(class_names), scans, labels, names)
-
-
 def read_scans(
     path: str | Path, skipped: list[dict], chosen: set | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -170,15 +150,6 @@ def labels_of(
             lies = f"in a folder {folder} that names no class" if folder else "in no class folder"
             skipped.append({"file": name, "reason": f"lies {lies}"})
     return [labels[folder] for folder in where]
-
-
-def read_labelled(path: str | Path, class_names: tuple[str, ...], skipped: list[dict]) -> list:
-    """What `read_scans` yields, with the label of `labels_of`: (name, scan, label). Those without a
-    label are left out, unless none has one."""
-    found = list(read_scans(path, skipped))
-    labels = labels_of(path, [name for name, _ in found], class_names, skipped)
-    found = [(*one, label) for one, label in zip(found, labels, strict=True)]
-    return [one for one in found if one[2] is not None] or found
 
 
 def label_of(name: str, class_names: tuple[str, ...]) -> int | None:

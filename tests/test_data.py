@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import shutil
 import warnings
 import zipfile
 
@@ -191,46 +190,6 @@ def write_folder(folder, members):
     return folder
 
 
-def test_a_folder_is_a_dataset_and_so_is_its_zip(tmp_path):
-    folder = write_folder(
-        tmp_path / "set", ["dog/1.png", "cat/2.png", "cat/1.jpg", "new/dog/3.png"]
-    )
-    found = data.load_folder(folder, ("dog", "cat"))
-    assert found.names == ("cat/1.jpg", "cat/2.png", "dog/1.png", "new/dog/3.png")
-    assert found.labels.tolist() == [1, 1, 0, 0]
-    assert found.class_names == ("dog", "cat")
-    assert (found.images.shape, found.images.dtype) == ((4, 225, 300), np.uint8)
-    np.testing.assert_array_equal(found.images[2], images.read_scan(folder / "dog" / "1.png"))
-    assert (found.source, found.writers) == ("folder", None)
-    packed = shutil.make_archive(tmp_path / "packed", "zip", folder)
-    assert data.load_folder(packed, ("dog", "cat")).digest == found.digest
-    digests = {found.digest, data.load_folder(folder, ("cat", "dog")).digest}
-    (folder / "cat" / "1.jpg").rename(folder / "cat" / "0.jpg")  # in the same place
-    digests.add(data.load_folder(folder, ("dog", "cat")).digest)
-    (folder / "cat" / "2.png").write_bytes((folder / "dog" / "1.png").read_bytes())
-    digests.add(data.load_folder(folder, ("dog", "cat")).digest)
-    assert len(digests) == 4
-
-
-def test_a_folder_that_lacks_a_class_or_holds_other_things_is_told(tmp_path):
-    folder = write_folder(tmp_path, ["dog/1.png", "cat/1.png", "bird/1.png"])
-    (tmp_path / "dog" / "2.png").write_bytes(b"no image")
-    with pytest.warns(UserWarning, match=r"2 images left out .dog/2\.png: not a readable"):
-        found = data.load_folder(folder, ("dog", "cat"))
-    assert found.names == ("cat/1.png", "dog/1.png")
-    with pytest.raises(UserError, match=f"{folder}: holds no readable image in a folder fish"):
-        data.load_folder(folder, ("dog", "cat", "fish"))
-    with pytest.raises(UserError, match=r"2 of 3 folders name no class .bird, cat"):
-        data.load_folder(folder, ("dog", "fish"))
-    with (
-        pytest.warns(UserWarning, match=r"3 of 3 folders name no class .bird, cat, dog"),
-        pytest.raises(UserError, match="in a folder fish"),
-    ):
-        data.load_folder(folder, ("fish",))
-    with pytest.raises(UserError, match="no such folder or zip"):
-        data.load_folder(folder / "nowhere", ("dog",))
-
-
 @pytest.mark.parametrize(
     ("name", "label"),
     [
@@ -253,6 +212,14 @@ def test_the_innermost_folder_that_names_a_class_decides(name, label):
     assert data.label_of(name, ("0", "1", "a")) == label
 
 
+def read_labelled(folder, class_names, skipped):
+    """(name, scan, label) of a folder's images."""
+    found = list(data.read_scans(folder, skipped))
+    labels = data.labels_of(folder, [name for name, _ in found], class_names, skipped)
+    found = [(*one, label) for one, label in zip(found, labels, strict=True)]
+    return [one for one in found if one[2] is not None] or found
+
+
 def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     folder = write_folder(tmp_path, ["1/a.png", "1/b.png", "c.png"])
     (folder / "1" / "bad.png").write_bytes(b"no image")
@@ -262,11 +229,11 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     assert [one["file"] for one in skipped] == ["1/bad.png"]
     assert skipped[0]["reason"].startswith("not a readable image")
     skipped = []
-    found = data.read_labelled(folder, ("0", "1"), skipped)
+    found = read_labelled(folder, ("0", "1"), skipped)
     assert [name for name, _, _ in found] == ["1/a.png", "1/b.png"]
     assert [one["file"] for one in skipped] == ["1/bad.png", "c.png"]
     with pytest.warns(UserWarning, match="1 of 1 folders name no class"):
-        found = data.read_labelled(folder, ("7", "8"), skipped := [])
+        found = read_labelled(folder, ("7", "8"), skipped := [])
     assert [label for _, _, label in found] == [None] * 3
     assert [one["file"] for one in skipped] == ["1/bad.png"]
 
@@ -291,14 +258,14 @@ def test_a_plain_folder_has_no_labels_and_no_warning(tmp_path):
     folder = write_folder(tmp_path, ["a.png", "b.png"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = data.read_labelled(folder, CLASS_NAMES, skipped := [])
+        found = read_labelled(folder, CLASS_NAMES, skipped := [])
     assert [(name, label) for name, _, label in found] == [("a.png", None), ("b.png", None)]
     assert skipped == []
 
 
 def test_what_is_in_no_class_folder_is_said_and_most_must_not_be(tmp_path):
     folder = write_folder(tmp_path, ["4a/x.png", "4B/x.png", "misc/x.png", "top.png"])
-    found = data.read_labelled(folder, CLASS_NAMES, skipped := [])
+    found = read_labelled(folder, CLASS_NAMES, skipped := [])
     assert [(name, CLASS_NAMES[label]) for name, _, label in found] == [
         ("4B/x.png", "K"),
         ("4a/x.png", "J"),
@@ -308,19 +275,19 @@ def test_what_is_in_no_class_folder_is_said_and_most_must_not_be(tmp_path):
         {"file": "top.png", "reason": "lies in no class folder"},
     ]
     write_folder(tmp_path, ["more/x.png"])
-    assert len(data.read_labelled(folder, CLASS_NAMES, [])) == 2  # half of them
+    assert len(read_labelled(folder, CLASS_NAMES, [])) == 2  # half of them
     write_folder(tmp_path, ["other/x.png"])
     said = r"3 of 5 folders name no class .misc, more, other \.\.\..; name a folder by its class"
     with pytest.raises(UserError, match=said):
-        data.read_labelled(folder, CLASS_NAMES, [])
+        read_labelled(folder, CLASS_NAMES, [])
 
 
 def test_the_labels_of_a_set_are_those_of_its_way_of_naming(tmp_path):
     folder = write_folder(tmp_path, ["30/x.png", "31/x.png", "39/x.png"])
-    found = data.read_labelled(folder, CLASS_NAMES[:10], skipped := [])
+    found = read_labelled(folder, CLASS_NAMES[:10], skipped := [])
     assert [label for _, _, label in found] == [0, 1, 9]
     write_folder(tmp_path, ["12/x.png"])
-    found = data.read_labelled(folder, CLASS_NAMES, skipped)
+    found = read_labelled(folder, CLASS_NAMES, skipped)
     assert [label for _, _, label in found] == [12, 30, 31, 39]
 
 

@@ -153,7 +153,7 @@ def test_the_best_rate_is_the_one_of_the_best_validation(study, runner):
 
     runner.outcome = outcome
     study.finish(list(found.values()))
-    assert study.best_rates(found) == wanted
+    assert study.best_rates() == wanted
     for run in found.values():
         assert run.task.settings.training.epochs == study.plan.rate_epochs
 

@@ -1,6 +1,7 @@
 """Part 2: what a pre-trained start is worth on MNIST: how soon, how far, and in labels."""
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -117,13 +118,13 @@ def run(
     study.finish(list(starts.values()), "1 of 4, pre-training")
     rates = study.rates(starts)
     study.finish(list(rates.values()), "2 of 4, peak rates")
-    main, few = study.main(starts, study.best_rates(rates)), study.few_labels(starts)
+    main, few = study.main(starts, study.best_rates()), study.few_labels(starts)
     warped, again = study.warped(starts, main), study.again(starts, main)
     self_trained = study.self_trained(starts, few)
     study.finish([*main.values(), *warped.values(), *again.values()], "3 of 4, all labels")
     few_more = [*self_trained, *study.few_checked(starts), *study.controls(starts)]
     study.finish([*few.values(), *few_more], "4 of 4, few labels")
-    reached = study.reached(main)
+    reached = study.reached()
     chosen = max(STARTS, key=reached.get)
     best = [
         dataclasses.replace(main[chosen, max(plan.budgets), seed], arm="best", arrays=())
@@ -132,6 +133,9 @@ def run(
     study.finish(best)
     study.compare(main, warped)
     study.look_inside(main, again)
+    study.derive(
+        "parameters", best[0].tasks, lambda found: (sum(map(np.size, found[0].weights)), {})
+    )
     for start in STARTS:
         study.checkpoint(start, main[start, plan.epochs, 0], "test_accuracy", start=start)
     study.checkpoint("best", best[0], "test_accuracy", start=chosen)
@@ -237,17 +241,14 @@ class Part2(MnistStudy):
             for seed in range(min(self.plan.rate_seeds, self.plan.seeds))
         }  # fmt: skip
 
-    def best_rates(self, rates: dict) -> dict[str, float]:
+    def best_rates(self) -> dict[str, float]:
         """Start -> the peak rate with the best accuracy on the validation images; of equals the
-        first."""
-        best = {}
+        first. The rates are finished."""
+        found = {}
         for start in STARTS:
-            reached = {}
-            for (one, rate, _), run in rates.items():
-                if one == start:
-                    reached.setdefault(rate, []).append(self.row(run)["validation_accuracy"])
-            best[start] = max(reached, key=lambda rate: np.mean(reached[rate]))
-        return best
+            tried = self.table[self.table["arm"] == f"rate/{start}"]
+            found[start] = tried.groupby("rate")["validation_accuracy"].mean().idxmax()
+        return found
 
     def main(self, starts: dict, rates: dict[str, float]) -> dict[tuple[str, int, int], Run]:
         """(start, epochs, seed) -> training on MNIST, all else but the peak rate alike for one
@@ -267,30 +268,23 @@ class Part2(MnistStudy):
                     )  # fmt: skip
         return found
 
-    def reached(self, main: dict) -> dict[str, float]:
+    def reached(self) -> dict[str, float]:
         """Start -> mean accuracy on the validation images, with the largest budget."""
-        rows = {start: [] for start in STARTS}
-        for (start, epochs, _), run in main.items():
-            if epochs == max(self.plan.budgets):
-                rows[start].append(self.row(run)["validation_accuracy"])
-        return {start: float(np.mean(values)) for start, values in rows.items()}
+        longest = self.table[self.table["epochs"] == max(self.plan.budgets)]
+        means = longest.groupby("arm")["validation_accuracy"].mean()
+        return {start: float(means[start]) for start in STARTS}
 
     def warped(self, starts: dict, main: dict) -> dict[tuple[str, str, int], Run]:
         """(warps, start, seed) -> training with each of `WARPS`, arms "plain/..."; with warps it is
         the main arms'."""
         tests, found = {"mnist": self.test, **self.corrupted}, {}
-        for warps, ranges in WARPS.items():
-            for start in STARTS:
-                for seed in self.side_seeds:
-                    run = main[start, self.plan.epochs, seed]
-                    if ranges == PLAIN:
-                        settings = vary(
-                            run.task.settings, seed=0, augmentation=ranges, training__checks=0
-                        )
-                        run = self._trained(
-                            f"plain/{start}", starts[start, seed], seed, settings, tests=tests
-                        )
-                    found[warps, start, seed] = run
+        for start, seed in itertools.product(STARTS, self.side_seeds):
+            run = found["with warps", start, seed] = main[start, self.plan.epochs, seed]
+            changes = {"augmentation": WARPS["without warps"], "training__checks": 0}
+            settings = vary(run.task.settings, seed=0, **changes)
+            found["without warps", start, seed] = self._trained(
+                f"plain/{start}", starts[start, seed], seed, settings, tests=tests
+            )
         return found
 
     def again(self, starts: dict, main: dict) -> dict[str, Run]:
