@@ -136,6 +136,14 @@ def proportion_interval(successes, n):
     return Interval(test.statistic, float(low), float(high), int(n))
 
 
+def even_split(counts):
+    """Probability that chance, each class being as likely, gives exactly these counts (k,) of as
+    many in all (multinomial)."""
+    return float(
+        stats.multinomial.pmf(counts, np.sum(counts), np.full(len(counts), 1 / len(counts)))
+    )
+
+
 def cluster_interval(correct, clusters):
     """Mean of `correct` with an interval that holds when images of one cluster are correlated.
 

@@ -155,6 +155,15 @@ def _neighbourhoods(features: np.ndarray, seed: int) -> tuple[np.ndarray, np.nda
     return clusters, nearest.kneighbors(return_distance=False)
 
 
+def fewest_named(features: np.ndarray, folders: np.ndarray, count: int = 250) -> np.ndarray:
+    """What the complementary labels of look-alikes, pooled, say that each picture is, int (n,): the
+    class that the fewest of the `count` pictures most alike are filed under. features: (n, d)."""
+    points = PCA(min(32, *features.shape), random_state=0).fit_transform(features)
+    nearest = NearestNeighbors(n_neighbors=min(count, len(points)), algorithm="brute").fit(points)
+    named = folders[nearest.kneighbors(points, return_distance=False)]
+    return np.stack([(named == k).sum(1) for k in range(folders.max() + 1)], 1).argmin(1)
+
+
 def _table(rows, columns, classes: int, height: int | None = None) -> np.ndarray:
     """How often each row and column come together, int (height, classes)."""
     table = np.zeros((height or rows.max() + 1, classes), int)

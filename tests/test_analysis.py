@@ -25,6 +25,12 @@ def sampled():
 # --- accuracy -----------------------------------------------------------------------------------
 
 
+def test_an_even_split_is_as_likely_as_its_arrangements():
+    # Of the 16 ways in which four heads or tails fall, 6 have two of each, 4 one head.
+    assert analysis.even_split([2, 2]) == pytest.approx(6 / 16)
+    assert analysis.even_split([1, 3]) == pytest.approx(4 / 16)
+
+
 def test_accuracy_and_top_k():
     probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]])
     labels = np.array([0, 1, 2, 2])  # ranks of the label: first, second, first, third

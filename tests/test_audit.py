@@ -452,3 +452,14 @@ def test_an_orientation_between_two_bins_counts_for_both():
     inside = audit._gradients(ramp).reshape(7, 7, 8)[3, 3]
     assert inside[1] / inside[2] == pytest.approx(np.sqrt(3), rel=1e-3)
     assert inside[[0, 3, 4, 5, 6, 7]].max() < 1e-3
+
+
+def test_look_alikes_wrong_labels_are_pooled():
+    rng = np.random.default_rng(0)
+    digits = rng.integers(0, 10, 2000)
+    features = np.eye(10)[digits] + rng.normal(0, 0.05, (2000, 10))
+    folders = (digits + rng.integers(1, 10, 2000)) % 10  # never the digit
+    assert (audit.fewest_named(features, folders, 100) == digits).mean() > 0.99
+    # Of four pictures all alike, filed under 0, 0, 1 and 2: of equals the first.
+    alike = audit.fewest_named(np.zeros((4, 2)), np.array([0, 0, 1, 2]), 4)
+    assert alike.tolist() == [1, 1, 1, 1]

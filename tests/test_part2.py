@@ -10,6 +10,7 @@ from fakes import knowing, on_standin
 from midas_lib import corruptions, results
 from midas_lib.config import UserError, vary
 from midas_lib.studies import part1, part2, tables
+from midas_lib.studies import study as study_
 from midas_lib.studies.study import Study
 
 
@@ -379,7 +380,7 @@ def test_networks_are_compared_on_validation_images_and_in_their_answers(
 
     monkeypatch.setattr(probe, "features", features)
     monkeypatch.setattr(probe, "interpolate", interpolate)
-    monkeypatch.setattr(part2, "rebuild", lambda outcome, settings: outcome.weights[0])
+    monkeypatch.setattr(study_, "rebuild", lambda outcome, settings: outcome.weights[0])
     monkeypatch.setattr(analysis, "linear_cka", lambda one, other: (one, other))
     timed = []
     monkeypatch.setattr(train, "seconds_per_step", lambda *given: timed.append(given) or 0.5)

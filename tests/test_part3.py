@@ -1,10 +1,12 @@
 """Part 3's study: what training sees, and that the truth is not among it."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import fakes
 import numpy as np
+import pandas as pd
 import pytest
 
 from midas_lib import analysis, audit, results, runs
@@ -21,6 +23,20 @@ def datasets(standin_folder):
         return part3.load("smoke")
 
 
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Nothing is rebuilt from the stand-in outcomes' weights; a picture's features are its
+    pixels."""
+    from midas_lib import probe
+
+    def pixels(model, examples, layers):
+        return {name: examples.pictures.reshape(len(examples.labels), -1) / 1.0 for name in layers}
+
+    monkeypatch.setattr(part3, "rebuild", lambda *_: None)
+    monkeypatch.setattr(probe, "features", pixels)
+    monkeypatch.setattr(part3.Part3, "pair", lambda *_: ({}, {}))
+
+
 @pytest.fixture
 def study(datasets, runner):
     return part3.Part3(PLAN, "smoke", datasets)
@@ -31,17 +47,26 @@ def declare(study):
     study.leak = 0.001
     starts = study.starts()
     study.finish(list(starts.values()))
-    weak = study.weak(starts)
+    first, rates = study.first(starts), study.rates()
     return {
         "starts": list(starts.values()),
         "naive": list(study.naive(starts).values()),
-        "weak": list(weak.values()),
-        "compared": study.compared(),
-        "sized": study.sized(),
-        "second": list(study.second(weak).values()),
-        "hard": study.hard(weak),
-        "redrawn": study.redrawn(weak),
+        "memorised": study.memorised(),
+        "rates": list(rates.values()),
+        "compared": study.compared(dict.fromkeys(part3.LOSSES, 1e-3)),
+        "first": list(first.values()),
+        "budgets": study.budgets(starts),
+        "second": list(study.second(first).values()),
+        "longer": study.longer(first),
+        "hard": study.at_their_word(first),
+        "redrawn": study.redrawn(first),
+        "few": study.few(starts),
     }
+
+
+def told(run):
+    """Whether a run is one of those that true labels teach, which nothing is chosen by."""
+    return run.arm.startswith(("ceiling-", "few-true/", "half-true/"))
 
 
 def examples(task):
@@ -64,9 +89,28 @@ def test_the_truth_is_nothing_that_training_sees(datasets, runner, study):
     other.truth = np.random.default_rng(0).permutation(study.truth)
     assert (other.truth != study.truth).any()
     other.true_held_out = dataclasses.replace(study.held_out, labels=other.truth[: PLAN.held_out])
+    other.digits = dataclasses.replace(study.digits, labels=other.truth)
     others = declare(other)
     for name, group in found.items():
-        assert list(map(seen, group)) == list(map(seen, others[name])), name
+        for run, twin in zip(group, others[name], strict=True):
+            assert (seen(run) == seen(twin)) != told(run), run.arm
+
+
+def test_the_ceiling_is_the_same_training_but_for_true_labels(study, runner):
+    found = declare(study)
+    for name in ("first", "second"):
+        runs_ = {run.arm: run for run in found[name]}
+        for start in part3.STARTS:
+            ours = runs_[{"first": "weak", "second": "recovered"}[name] + f"-{start}"]
+            top = runs_[{"first": "ceiling-weak", "second": "ceiling"}[name] + f"-{start}"]
+            assert vary(ours.task.settings, training__leak=1.0) == top.task.settings
+            np.testing.assert_array_equal(ours.task.examples.pictures, top.task.examples.pictures)
+            np.testing.assert_array_equal(top.task.examples.labels, study.truth)
+            np.testing.assert_array_equal(ours.task.examples.labels, study.folders.labels)
+    few = {(run.arm, run.varies["size"]): run for run in found["few"]}
+    ours, top = few["few/random", 100].task, few["few-true/random", 100].task
+    assert vary(ours.settings, training__leak=1.0) == top.settings
+    np.testing.assert_array_equal(ours.examples.pictures, top.examples.pictures)
 
 
 def test_shuffling_the_truth_changes_no_weight(datasets, tmp_path):
@@ -106,30 +150,75 @@ def test_held_out_pictures_are_in_no_training_that_is_judged_by_their_folders(st
 
 def test_every_loss_is_compared_on_the_same_images_for_the_same_steps(study, runner):
     found = declare(study)
-    tasks = [run.task for run in found["compared"]]
-    assert {task.settings.training.loss for task in tasks} == set(LOSSES)
-    assert {run.arm for run in found["compared"]} == {f"loss/{loss}" for loss in part3.LOSSES}
-    assert len({task.examples.digest for task in tasks}) == 1
-    assert len({(t.settings.training.epochs, t.settings.training.batch) for t in tasks}) == 1
+    tasks = {run.arm: run.task for run in found["compared"]}
+    assert {task.settings.training.loss for task in tasks.values()} == set(LOSSES)
+    assert set(tasks) == {f"loss/{loss}" for loss in part3.LOSSES}
+    assert len({task.examples.digest for task in tasks.values()}) == 1
+    assert tasks.pop("loss/forward, twice as long").settings.training.epochs == 2
+    steps = {(t.settings.training.epochs, t.settings.training.batch) for t in tasks.values()}
+    assert steps == {(1, 128)}
 
 
-def test_labels_taken_at_their_word_are_none_that_the_folder_rules_out(study, runner):
-    found = declare(study)
-    (run,) = found["hard"]
-    # The stand-in networks believe the folders, as far as they are allowed to.
-    assert (examples(run.task).labels != study.folders.labels).all()
-    assert run.task.settings.training.loss == "cross-entropy"
-    assert run.task.start.name == found["weak"][0].task.name
-    assert found["weak"][0].digest in run.task.origin
+def test_each_loss_gets_the_rate_with_which_folders_are_likeliest(study, runner):
+    def outcome(task):
+        found = fakes.knowing(task)
+        folders = task.held_out.labels
+        right = np.eye(10)[(folders + 1) % 10]  # never the folder
+        surest = {"GA": 2e-3, "cross-entropy": 1e-3}.get(task.settings.training.loss, 1e-3)
+        share = 0.99 if task.settings.training.rate == surest else 0.5
+        found.probabilities[:] = share * right + (1 - share) * np.eye(10)[folders]
+        return found
+
+    runner.outcome = outcome
+    study.leak = 0.0
+    rates = study.rates()
+    study.finish(list(rates.values()))
+    best = study.best_rates(rates)
+    # What believes the folders is to find them likely: the other rate names them half of the time.
+    assert (best["GA"], best["PC"], best["cross-entropy"]) == (2e-3, 1e-3, 2e-3)
+    assert study.row(rates["PC", 1e-3])["risk"] == pytest.approx(-np.log(0.99 / 9))
+    assert study.row(rates["cross-entropy", 2e-3])["risk"] == pytest.approx(-np.log(0.5))
+
+
+def test_labels_taken_at_their_word_are_those_recovered(datasets, runner):
+    study = part3.Part3(dataclasses.replace(PLAN, seeds=2, side_seeds=2), "smoke", datasets)
+    study.leak, n = 0.0, len(study.truth)
+    likely = np.full((2, n, 10), 0.05)  # seed 0 says 0 of all pictures, seed 1 says 1, less surely
+    likely[0, :, 0], likely[1, :, 1], likely[:, :, 2] = 0.55, 0.45, 0.2
+    likely[0, :4] = 0.05  # and seed 0 is least certain about these
+
+    def outcome(task):
+        found = fakes.knowing(task)
+        if "folders" in found.tests:
+            found.tests["folders"][:] = likely[task.settings.seed]
+        return found
+
+    runner.outcome = outcome
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    first = study.first(starts)
+    hard = {(run.arm, run.seed): run for run in study.at_their_word(first)}
+    assert {arm for arm, _ in hard} == {f"hard-{word}" for word in part3.WORDS}
+    folders = study.folders.labels
+    for seed in (0, 1):
+        assert hard["hard-own", seed].task.start.name == first["folders", "random", seed].task.name
+        labels = examples(hard["hard-own", seed].task).labels
+        assert (labels[4:][folders[4:] != seed] == seed).all()
+        assert (labels != folders).all()
+    together = examples(hard["hard-together", 1].task).labels
+    assert (together[4:] == np.where(folders == 0, 1, 0)[4:]).all()
+    certain = examples(hard["hard-certain", 0].task)
+    assert rows(study.folders.pictures[:4]).isdisjoint(rows(certain.pictures))
+    assert len(certain.labels) == n - n // 100 == n - 4
 
 
 def test_folders_drawn_anew_are_as_wrong_as_the_real_ones(study, runner):
     found = declare(study)
-    weak = found["weak"][0]
+    weak = found["first"][0]
     answers = study.outcomes(weak.tasks)[weak.digest].tests["folders"]
-    known = part3.recover(answers, study.folders.labels, 0.001)
+    known = part3.posterior(answers, study.folders.labels, 0.001).argmax(1)
     count = PLAN.redrawn_images
-    assert {run.arm.removeprefix("redrawn/") for run in found["redrawn"]} == set(part3.TIMES)
+    assert {run.arm.removeprefix("redrawn/") for run in found["redrawn"]} == set(part3.CHOICES)
     for run in found["redrawn"]:
         drawn = examples(run.task)
         moved = (drawn.labels - known[:count]) % 10
@@ -146,14 +235,17 @@ def test_folders_drawn_anew_are_as_wrong_as_the_real_ones(study, runner):
 
 def test_the_second_stage_goes_on_from_the_first_of_its_seed_and_start(study, runner):
     found = declare(study)
-    for first, second in zip(found["weak"], found["second"], strict=True):
+    for first, second in zip(found["first"], found["second"], strict=True):
         assert second.task.start.name == first.task.name
-        assert second.arm.removeprefix("recovered-") == first.arm.removeprefix("weak-")
         assert second.task.settings.training.sharpening_start == 0
         assert first.task.settings.training.sharpening_start == 0.5
-        assert second.task.settings.training.leak == first.task.settings.training.leak == 0.001
-    assert found["weak"][0].task.start is None
-    assert found["weak"][-1].task.start.classes == 62
+        assert second.task.settings.training.leak == first.task.settings.training.leak
+        assert (first.task.settings.training.leak == 0.001) != told(first)
+    arms = [run.arm for run in found["second"]]
+    assert arms == ["recovered-random", "recovered-pretrained", "ceiling-random",
+                    "ceiling-pretrained"]  # fmt: skip
+    assert found["first"][0].task.start is None
+    assert found["first"][-1].task.start.classes == 62
 
 
 def test_the_start_is_part_1s_network_which_no_picture_in_folders_has_trained(study, datasets):
@@ -169,48 +261,22 @@ def test_the_start_is_part_1s_network_which_no_picture_in_folders_has_trained(st
 
 
 def test_every_run_is_of_its_own_seed_and_goes_on_from_it(datasets, runner):
-    plan = dataclasses.replace(PLAN, seeds=3, pretrained_seeds=2, naive_seeds=2)
-    study = part3.Part3(plan, "smoke", datasets)
+    study = part3.Part3(dataclasses.replace(PLAN, seeds=3, side_seeds=2), "smoke", datasets)
     found = declare(study)
     starts = {run.seed: run for run in found["starts"]}
-    weak = {(run.arm.removeprefix("weak-"), run.seed): run for run in found["weak"]}
-    assert sorted(weak) == [
-        ("pretrained", 0),
-        ("pretrained", 1),
-        *(("random", i) for i in range(3)),
-    ]
-    for (start, seed), run in weak.items():
-        assert run.task.settings.seed == seed
-        begun = run.task.start and run.task.start.name
-        assert begun == (starts[seed].task.name if start == "pretrained" else None)
-    for run in found["naive"]:
-        begun = run.task.start and run.task.start.name
-        assert begun == (starts[run.seed].task.name if run.arm == "naive-pretrained" else None)
-    second = {(run.arm.removeprefix("recovered-"), run.seed): run for run in found["second"]}
-    assert set(second) == set(weak)
-    for key, run in second.items():
-        assert run.task.settings.seed == key[1]
-        assert run.task.start.name == weak[key].task.name
-    assert [run.seed for run in found["hard"]] == [0, 1, 2]
-    for run in found["hard"]:
-        assert run.task.start.name == weak["random", run.seed].task.name
-        assert weak["random", run.seed].digest in run.task.origin
-
-
-def test_labels_are_recovered_by_the_run_that_is_gone_on_with(datasets, runner):
-    study = part3.Part3(dataclasses.replace(PLAN, seeds=2), "smoke", datasets)
-
-    def outcome(task):
-        found = fakes.knowing(task)
-        if "folders" in found.tests:  # seed 0 says 0 of all pictures, seed 1 says 1
-            found.tests["folders"][:] = np.eye(10)[task.settings.seed]
-        return found
-
-    runner.outcome = outcome
-    for run in study.hard(study.weak({})):
-        labels = examples(run.task).labels
-        elsewhere = study.folders.labels != run.seed
-        assert (labels[elsewhere] == run.seed).all()
+    first = {(run.arm.removeprefix("ceiling-"), told(run), run.seed): run for run in found["first"]}
+    assert len(first) == 2 * 2 * 3
+    for name in ("naive", "first", "budgets", "few"):
+        for run in found[name]:
+            begun = run.task.start and run.task.start.name
+            assert begun == (starts[run.seed].task.name if "pretrained" in run.arm else None)
+            assert run.task.settings.seed == run.seed
+    for name in ("second", "longer", "hard"):
+        for run in found[name]:
+            assert run.task.settings.seed == run.seed
+            start = run.arm.partition("-")[2] if name == "second" else "random"
+            assert run.task.start.name == first[f"weak-{start}", told(run), run.seed].task.name
+    assert {run.seed for run in found["longer"]} == {run.seed for run in found["hard"]} == {0, 1}
 
 
 def test_a_naive_row_is_scored_by_folders_and_by_digits(study, runner):
@@ -231,49 +297,38 @@ def test_a_naive_row_is_scored_by_folders_and_by_digits(study, runner):
 
 
 def test_few_pictures_are_repeated_for_steps_enough(study, runner):
-    study.plan = dataclasses.replace(PLAN, sizes=(50, 100), side_steps=37, side_seeds=2)
-    sized = study.sized()
-    assert [(run.varies["size"], run.seed) for run in sized] == [
-        (50, 0),
-        (50, 1),
-        (100, 0),
-        (100, 1),
-    ]
-    for run in sized:
-        assert len(rows(run.task.examples.pictures)) == run.varies["size"]
-        training = run.task.settings.training
-        assert len(run.task.examples.labels) // training.batch * training.epochs >= 37
-    assert rows(sized[0].task.examples.pictures) <= rows(sized[2].task.examples.pictures)
-    assert rows(sized[0].task.examples.pictures) != rows(sized[1].task.examples.pictures)
-
-
-def test_own_labels_are_added_to_about_the_share_asked(study, runner):
-    before = (study.folders.labels == study.truth).mean()
-    moved = study.add_own_labels(0.25)
-    assert (moved.labels == study.truth).mean() == pytest.approx(before + 0.25, abs=0.07)
-    still = moved.labels != study.truth
-    np.testing.assert_array_equal(moved.labels[still], study.folders.labels[still])
-    study.truth = np.full_like(study.truth, -1)
-    np.testing.assert_array_equal(study.add_own_labels(0.9).labels, study.folders.labels)
-
-
-def test_more_own_labels_are_trained_with_what_their_audit_found(study, runner):
-    study.leak = 0.5
-    audits = {
-        added: {"verdict": "complementary", "own_folder_rate": analysis.Interval(rate, 0, 1, 9)}
-        for added, rate in ((0.1, 0.11), (0.6, 0.58))
+    study.plan = dataclasses.replace(PLAN, sizes=(50, 100), few_steps=38)
+    study.side_seeds = range(2)
+    starts = study.starts()
+    few = {(run.arm, run.varies["size"], run.seed): run for run in study.few(starts)}
+    assert set(few) == {
+        (f"{arm}/{start}", size, draw)
+        for arm, start in itertools.product(("few", "half"), part3.STARTS)
+        for size, draw in itertools.product((50, 100), (0, 1))
+    } | {
+        (f"{arm}-true/random", size, draw)
+        for arm, size, draw in itertools.product(("few", "half"), (10, 100), (0, 1))
     }
-    found = study.leaky(audits)
-    assert [(run.arm, run.varies["added"]) for run in found] == [
-        (f"leak/{loss}", added) for added in (0.1, 0.6) for loss in ("as it is", "balanced")
-    ]
-    for run in found:
-        added, training = run.varies["added"], run.task.settings.training
-        assert training.leak == audits[added]["own_folder_rate"].mean
-        assert training.balance == (1 if run.arm == "leak/balanced" else 0)
-        np.testing.assert_array_equal(run.task.examples.labels, study.add_own_labels(added).labels)
-    first, _, second, _ = (run.task.examples.labels for run in found)
-    assert (first == study.truth).mean() < 0.2 < 0.5 < (second == study.truth).mean()
+    for (arm, size, _), run in few.items():
+        assert len(rows(run.task.examples.pictures)) == size
+        training = run.task.settings.training
+        steps = len(run.task.examples.labels) // training.batch * training.epochs
+        assert steps >= (38 if arm.startswith("few") else 19)
+    same = few["few/random", 50, 0], few["few/pretrained", 50, 0], few["few/random", 100, 0]
+    one, other, more = (rows(run.task.examples.pictures) for run in same)
+    assert one == other < more
+    assert one != rows(few["few/random", 50, 1].task.examples.pictures)
+
+
+def test_a_few_pictures_are_learned_by_heart_with_and_without_warps(study, runner):
+    plain, warped = study.memorised()
+    assert plain.task.examples.digest == warped.task.examples.digest
+    assert plain.task.held_out is plain.task.examples
+    np.testing.assert_array_equal(
+        plain.task.examples.labels, study.rest.labels[: PLAN.memorised_images]
+    )
+    assert plain.task.settings.augmentation.rotation == 0 < 12
+    assert warped.task.settings == vary(plain.task.settings, augmentation=part3.NAIVE.augmentation)
 
 
 def test_networks_recover_together_and_the_surest_errors_come_first(study, runner):
@@ -298,13 +353,21 @@ def test_networks_recover_together_and_the_surest_errors_come_first(study, runne
         return found
 
     runner.outcome = outcome
-    study.plan = dataclasses.replace(PLAN, seeds=2, pretrained_seeds=1)
-    runs_ = study.second(study.weak({}))
+    study.seeds = range(2)
+    starts = study.starts()
+    study.finish(list(starts.values()))
+    study.leak = 0.0
+    runs_ = study.second(study.first(starts))
     study.finish(list(runs_.values()))
     study.check(runs_)
     facts, arrays = study.info["facts"], study.arrays
     assert facts["recovered together/random"] == 1
-    assert facts["recovered together/pretrained"] == pytest.approx(1 - 40 / n)
+    # Both networks: 0.6 against 0.95 / 2, by 8 of 9 as the folder is ruled out.
+    assert [one["pictures"] for one in facts["labels"]] == [0, 40, n - 40, 0, 0]
+    assert [one["right"].mean for one in facts["labels"] if one["right"]] == [1, 1]
+    np.testing.assert_array_equal(arrays["labels/label"], truth)
+    np.testing.assert_array_equal(arrays["labels/number"], study.numbers)
+    assert arrays["labels/confidence"].min() < 0.7 < 0.9 < arrays["labels/confidence"].max()
     np.testing.assert_array_equal(arrays["hardest/recovered"], other[:24])
     np.testing.assert_array_equal(arrays["hardest/truth"], truth[:24])
     np.testing.assert_array_equal(arrays["hardest/folder"], study.folders.labels[:24])
@@ -320,7 +383,7 @@ def test_each_loss_is_told_by_its_own_networks(study, runner):
         return found
 
     runner.outcome = outcome
-    compared = study.compared()
+    compared = study.compared(dict.fromkeys(part3.LOSSES, 1e-3))
     study.finish(compared)
     study.select(compared)
     facts, n = study.info["facts"], len(study.test.labels)
@@ -365,12 +428,6 @@ def test_what_the_audit_finds_is_what_training_assumes(standin, runner, monkeypa
         found.table[found.table["arm"] == "weak-random"]["digest"]
     )]  # fmt: skip
     assert weak.settings.training.leak == 0.02
-    # The audit of more own labels looks at those: the stand-in audit counts the labels moved.
-    (added,) = PLAN.leaks
-    moved = (kept["study"].add_own_labels(added).labels != first).mean()
-    assert found.info["facts"][f"audit/{added}"]["own_folder_rate"].mean == pytest.approx(
-        moved + 0.02
-    )
     named = {name: run.arm for name, run in kept.items() if name != "study"}
     assert named == {name: name for name in (
         "naive-random", "recovered-random", "naive-pretrained", "recovered-pretrained"
@@ -403,13 +460,19 @@ def test_the_table_counts_what_the_answers_say(standin, study, runner, monkeypat
             assert counts[digit, folder] == both.sum()
     weak = table[table["arm"] == "weak-random"].iloc[0]
     (audited,) = (task for task in runner.trained if "audited" in task.tests)
-    labels = part3.recover(
+    labels = part3.posterior(
         runner.outcome(audited).tests["audited"][:, :10], study.folders.labels, 0.001
-    )
+    ).argmax(1)
     assert weak["recovered_share"] == pytest.approx((labels == study.truth).mean(), abs=0.02)
     hardest = {name: found.arrays[f"hardest/{name}"] for name in ("recovered", "truth", "folder")}
     assert len(hardest["truth"]) == 24
     assert (hardest["recovered"] != hardest["truth"]).all()
+    written = pd.read_csv(found.path.with_name("recovered-labels.csv"))
+    assert list(written) == ["number", "label", "confidence"]
+    assert written["number"].is_monotonic_increasing
+    order = np.argsort(study.numbers)
+    assert (written["label"] == found.arrays["labels/label"][order]).all()
+    assert (written["confidence"] > 0.1).all()
     assert found.arrays["folder/3"].shape == (30, 28, 28)
     del runner.trained[:]
     part3.run("smoke")
@@ -424,14 +487,21 @@ def test_the_file_number_tells_the_digit(study, datasets):
 
 
 def test_recovery_takes_the_best_of_what_is_possible():
-    probabilities = np.array([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]])
-    assert part3.recover(probabilities, np.array([0, 1]), 0.0).tolist() == [1, 0]
+    def recover(probabilities, folders, leak):
+        found = part3.posterior(np.array(probabilities), np.array(folders), leak)
+        np.testing.assert_allclose(found.sum(1), 1)
+        return found.argmax(1).tolist()
+
+    assert recover([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]], [0, 1], 0.0) == [1, 0]
     # A folder that is right half of the time rules nothing out: 0.6 * 0.5 against 0.3 * 0.25.
-    assert part3.recover(probabilities, np.array([0, 1]), 0.5).tolist() == [0, 0]
+    assert recover([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]], [0, 1], 0.5) == [0, 0]
     # Of ten digits, 0.4 * 0.2 against 0.3 * 0.8 / 9.
-    many = np.array([[0.4, 0.3, *[0.3 / 8] * 8]])
-    assert part3.recover(many, np.array([0]), 0.2).tolist() == [0]
-    assert part3.recover(many, np.array([0]), 0.05).tolist() == [1]
+    many = [[0.4, 0.3, *[0.3 / 8] * 8]]
+    assert recover(many, [0], 0.2) == [0]
+    assert recover(many, [0], 0.05) == [1]
+    # 0.6 * 0.1 against 0.4 * 0.9, two classes.
+    sure = part3.posterior(np.array([[0.6, 0.4]]), np.array([0]), 0.1)
+    np.testing.assert_allclose(sure, [[0.06 / 0.42, 0.36 / 0.42]])
 
 
 def test_accuracy_is_told_by_how_often_the_answer_is_the_folder():
@@ -446,6 +516,9 @@ def test_accuracy_is_told_by_how_often_the_answer_is_the_folder():
     told = part3.estimate_accuracy(half, folders, 0.01)
     assert told.mean == pytest.approx((0.11 - 0.05) / (0.11 - 0.01))
     assert told.low < told.mean < told.high
+    # What answers never name may be fewer than any accuracy explains: bounds end at 0 and 1.
+    assert part3.estimate_accuracy(folders, folders, 0.01).low == 0
+    assert part3.estimate_accuracy(wrong, folders, 0.01).high == 1
 
 
 def test_only_a_complementary_set_has_an_own_label_rate():

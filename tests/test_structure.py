@@ -45,8 +45,8 @@ MAY_IMPORT = {
     "show": "numpy matplotlib IPython jinja2 nbconvert files plots results",
     "pages": "nbconvert papermill nbformat nbclient jupyter_client ipykernel"
     " config files colab results show",
-    "studies": "numpy pandas keras config images data corruptions analysis audit model train store"
-    " runs probe inference results studies",
+    "studies": "numpy pandas keras config files images data corruptions analysis audit model train"
+    " store runs probe inference results studies",
     "__main__": "config sources colab store inference results pages",
 }
 WITHOUT_TENSORFLOW = [

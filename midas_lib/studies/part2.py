@@ -9,20 +9,18 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from midas_lib import analysis, config, corruptions, data, images
+from midas_lib import analysis, config, data, images
 from midas_lib.analysis import Interval
 from midas_lib.config import Augmentation, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
-from midas_lib.runs import Outcome
 from midas_lib.studies.study import (
-    Measured,
     MnistStudy,
     Run,
     as_examples,
     plan_for,
     read_plans,
-    rebuild,
+    spoilt,
 )
 
 # What is compared: networks that begin with random weights, and with those of part 1's network
@@ -168,12 +166,7 @@ class Part2(MnistStudy):
         rest, held_out = data.split(self.everything.labels, plan.validation, VALIDATION_SEED)
         self.train, self.validation = self.everything.take(rest), self.everything.take(held_out)
         self.test = as_examples(datasets["mnist-test"], plan.test_images)
-        self.corrupted = {
-            name: dataclasses.replace(
-                self.test, pictures=corruptions.corrupt(self.test.pictures[..., 0], name)[..., None]
-            )
-            for name in corruptions.CORRUPTIONS
-        }
+        self.corrupted = spoilt(self.test)
         self.seeds, self.side_seeds = range(plan.seeds), range(plan.side_seeds)
         self.few = vary(FEW, **plan.changes)
 
@@ -395,54 +388,16 @@ class Part2(MnistStudy):
     def compare(self, main: dict, warped: dict) -> None:
         """How the starts' networks end, image by image, for each budget; and on corrupted pictures,
         for each of `WARPS`."""
-        labels = self.test.labels
-
-        def hits(outcomes, test="mnist"):
-            return np.stack([one.tests[test].argmax(1) == labels for one in outcomes]) * 1.0
-
-        def losses(outcomes):
-            named = [one.tests["mnist"][np.arange(len(labels)), labels] for one in outcomes]
-            return -np.log(np.maximum(named, 1e-12))
-
-        def crossed(values):
-            networks = np.broadcast_to(np.arange(len(values))[:, None], values.shape)
-            return analysis.crossed_interval(values, networks)[0]
-
-        def end(outcomes):
-            base, ours = outcomes[: len(self.seeds)], outcomes[len(self.seeds) :]
-            facts = {
-                "difference": crossed(hits(ours) - hits(base)),
-                "nll_difference": crossed(losses(ours) - losses(base)),
-            }
-            for start, found in (("random", base), ("digits", ours)):
-                facts[start] = {"accuracy": crossed(hits(found)), "nll": crossed(losses(found))}
-                ece = [
-                    analysis.expected_calibration_error(labels, one.tests["mnist"]) for one in found
-                ]
-                facts[start]["ece"] = analysis.mean_interval(ece)
-            return facts, {}
-
         for epochs in self.plan.budgets:
             tasks = [main[start, epochs, seed].task for start in STARTS for seed in self.seeds]
-            self.derive(f"end/{epochs}", tasks, end)
+            self.derive(f"end/{epochs}", tasks, partial(self.ends, STARTS))
 
-        def robustness(outcomes):
-            count = len(self.side_seeds)
-            base, ours = outcomes[:count], outcomes[count:]
-            return {
-                name: {
-                    "random": crossed(hits(base, name)),
-                    "digits": crossed(hits(ours, name)),
-                    "difference": crossed(hits(ours, name) - hits(base, name)),
-                }
-                for name in ("mnist", *self.corrupted)
-            }, {}
-
+        withstand = partial(self.robustness, STARTS, ("mnist", *self.corrupted))
         for warps in WARPS:
             tasks = [
                 warped[warps, start, seed].task for start in STARTS for seed in self.side_seeds
             ]
-            self.derive(f"robustness/{warps}", tasks, robustness)
+            self.derive(f"robustness/{warps}", tasks, withstand)
 
     def look_inside(self, main: dict, again: dict) -> None:
         """Whether the starts end in the same network: what they compute, layer by layer, what they
@@ -452,20 +407,9 @@ class Part2(MnistStudy):
         some = self.train.take(np.arange(min(1000, len(self.train.labels))))
         ends = {key[::2]: run for key, run in main.items() if key[1] == self.plan.epochs}
 
-        def pair(outcomes: list[Outcome]) -> Measured:
-            from midas_lib import probe
-
-            names = [f"{layer}_relu" for layer in LAYERS] + ["features"]
-            models = [rebuild(outcome, self._settings(0)) for outcome in outcomes]
-            one, other = (probe.features(model, seen, names) for model in models)
-            _, path = probe.interpolate(*models, np.linspace(0, 1, 11), some, seen)
-            answers = [outcome.tests["mnist"].argmax(1) for outcome in outcomes]
-            alike = [analysis.linear_cka(one[name], other[name]) for name in names]
-            facts = {"cka": alike, "apart": float(np.mean(answers[0] != answers[1]))}
-            return facts, {"error": 1 - path}
-
+        alike = partial(self.pair, self._settings(0), seen, some)
         for label, runs in pairs(ends, again, self.plan.seeds).items():
-            self.derive(f"pair/{label}", [run.task for run in runs], pair)
+            self.derive(f"pair/{label}", [run.task for run in runs], alike)
 
         def seconds_per_step():  # of one run alone on the machine: it turns steps into time
             from midas_lib import train

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from midas_lib import analysis, config, data, results, runs
+from midas_lib import analysis, config, corruptions, data, results, runs
 from midas_lib.config import Settings, UserError
 from midas_lib.results import Results
 from midas_lib.runs import Outcome, Task
@@ -247,6 +247,70 @@ class MnistStudy(Study):
         metrics = self.tested(outcome)[0] | more | {"jump_start": before}
         arrays = {name: np.asarray(outcome.history[name], np.float32) for name in curves}
         return metrics | tables.pace(outcome.history, before), arrays
+
+    def _hits(self, outcomes: list[Outcome], test: str = "mnist") -> np.ndarray:
+        answers = np.stack([outcome.tests[test].argmax(1) for outcome in outcomes])
+        return 1.0 * (answers == self.test.labels)
+
+    def ends(self, names: tuple[str, str], outcomes: list[Outcome]) -> Measured:
+        """How two kinds of networks end on the test set, each half of the outcomes, paired: by
+        `names` accuracy, negative log-likelihood (nats) and calibration error, and what the second
+        kind differs by. Seeds and images vary, but for the calibration error."""
+        labels, facts, values = self.test.labels, {}, []
+        for name, found in zip(names, _halves(outcomes), strict=True):
+            given = [outcome.tests["mnist"] for outcome in found]
+            named = np.stack([each[np.arange(len(labels)), labels] for each in given])
+            values.append((self._hits(found), -np.log(np.maximum(named, 1e-12))))
+            accuracy, nll = map(_crossed, values[-1])
+            ece = [analysis.expected_calibration_error(labels, each) for each in given]
+            facts[name] = {"accuracy": accuracy, "nll": nll, "ece": analysis.mean_interval(ece)}
+        facts["difference"] = _crossed(values[1][0] - values[0][0])
+        return facts | {"nll_difference": _crossed(values[1][1] - values[0][1])}, {}
+
+    def robustness(self, names: tuple[str, str], tests, outcomes: list[Outcome]) -> Measured:
+        """The same of the accuracy alone, on each of the `tests`, the test set spoilt."""
+        facts = {}
+        for test in tests:
+            base, ours = (self._hits(found, test) for found in _halves(outcomes))
+            each = dict(zip(names, (_crossed(base), _crossed(ours)), strict=True))
+            facts[test] = each | {"difference": _crossed(ours - base)}
+        return facts, {}
+
+    def pair(self, settings: Settings, seen, some, outcomes: list[Outcome]) -> Measured:
+        """How alike two networks are: what they compute of `seen`, by layer, how often their
+        answers to the test set differ, and the error on `seen` half-way between their weights and
+        elsewhere on that line, statistics re-estimated from `some`."""
+        from midas_lib import probe
+
+        layers = range(1, len(settings.network.channels) + 1)
+        names = [*(f"conv{layer}_relu" for layer in layers), "features"]
+        models = [rebuild(outcome, settings) for outcome in outcomes]
+        one, other = (probe.features(model, seen, names) for model in models)
+        _, path = probe.interpolate(*models, np.linspace(0, 1, 11), some, seen)
+        answers = [outcome.tests["mnist"].argmax(1) for outcome in outcomes]
+        alike = [analysis.linear_cka(one[name], other[name]) for name in names]
+        facts = {"cka": alike, "apart": float(np.mean(answers[0] != answers[1]))}
+        return facts, {"error": 1 - path}
+
+
+def spoilt(test: data.Examples) -> dict[str, data.Examples]:
+    """Test examples with each corruption, by its name."""
+    pictures = test.pictures[..., 0]
+    return {
+        name: dataclasses.replace(test, pictures=corruptions.corrupt(pictures, name)[..., None])
+        for name in corruptions.CORRUPTIONS
+    }
+
+
+def _halves(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    half = len(outcomes) // 2
+    return outcomes[:half], outcomes[half:]
+
+
+def _crossed(values: np.ndarray) -> analysis.Interval:
+    """The mean of (networks, images), where both vary."""
+    networks = np.broadcast_to(np.arange(len(values))[:, None], values.shape)
+    return analysis.crossed_interval(values, networks)[0]
 
 
 def _starts(task: Task) -> Iterator[Task]:
