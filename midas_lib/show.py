@@ -147,12 +147,19 @@ def markdown(text: str) -> None:
     display(Markdown(typeset(html.escape(text, quote=False))))
 
 
-def finding(text: str) -> None:
-    """Show computed Markdown as a finding, set off from the running text."""
+def finding(text: str, detail: str = "") -> None:
+    """Show computed Markdown as a finding, set off from the running text, and `detail`, plain text
+    such as intervals, below it in small type."""
     from nbconvert.filters import markdown2html
 
     found = markdown2html(typeset(html.escape(text, quote=False)))
-    display(HTML(f'<div class="finding">{found}</div>'))
+    small = f"<p><small>{typeset(html.escape(detail))}</small></p>" if detail else ""
+    display(HTML(f'<div class="finding">{found}{small}</div>'))
+
+
+def brief(text: str) -> str:
+    """An interval's text without its n, for where a caption tells that once."""
+    return re.sub(r", n = [\d,]+", "", text)
 
 
 def finish(found: results.Results, finding: str, picture: Figure | None) -> None:

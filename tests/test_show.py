@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from midas_lib import config, plots, results, show
+from midas_lib.analysis import Interval
 
 
 @pytest.fixture
@@ -141,6 +142,13 @@ def test_a_finding_is_markdown_in_a_box(shown):
     show.finding("Reads **90 %**")
     assert '<div class="finding">' in shown[0]
     assert "<strong>90\u202f%</strong>" in shown[0]
+    show.finding("Reads", "[1 %, 2 %] <n>")
+    assert "<p><small>[1\u202f%, 2\u202f%] &lt;n&gt;</small></p></div>" in shown[1]
+
+
+def test_an_interval_in_brief_is_without_its_n():
+    assert show.brief(Interval(0.5, 0.25, 0.75, 2480).percent()) == "50.0 % [25.0, 75.0]"
+    assert show.brief("1.7 [1.2, 2.0], n = 1,000 draws") == "1.7 [1.2, 2.0] draws"
 
 
 @pytest.mark.parametrize(
