@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from midas_lib import config
 
@@ -50,10 +51,22 @@ class Figure(matplotlib.figure.Figure):
 
 
 def png(figure, **options) -> bytes:
-    """A figure as a PNG file, in the report's style; `options` are `Figure.savefig`'s."""
+    """A figure as a PNG of 64 colours, in the report's style; `options` are `savefig`'s."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(_saved(figure, format="png", **options)))
+    picture.convert("RGB").quantize(64).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def svg(figure, **options) -> bytes:
+    """A figure as an SVG file, in which text is text; else as `png`."""
+    return _saved(figure, format="svg", metadata={"Date": None}, **options)
+
+
+def _saved(figure, **options):
     buffer = io.BytesIO()
     with in_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
+        figure.savefig(buffer, **options)
     return buffer.getvalue()
 
 
@@ -105,7 +118,11 @@ def folder_sheets(images, *, rows=3):
     for ax in axes:
         ax.axis("off")
     for ax, (name, pictures) in zip(axes, images.items(), strict=False):
-        _show(ax, _tile(pictures[: rows * 10], rows, 10, 255), f"folder {name}")
+        count, height, width = pictures[: rows * 10].shape
+        sheet = np.full((rows * 10, height, width), 255.0)
+        sheet[:count] = pictures[: rows * 10]
+        sheet = sheet.reshape(rows, 10, height, width).swapaxes(1, 2)
+        _show(ax, sheet.reshape(rows * height, 10 * width), f"folder {name}")
     return figure
 
 
@@ -152,15 +169,6 @@ def network_strip(layers, taken=()):
         ax.text(x, 1.05, name, weight="bold", **look)
         ax.text(x, -1.0, f"{parameters:,}" if parameters else "–", color=DARK, **look)
     return ax.figure
-
-
-@styled
-def losses(curves):
-    """Loss in training: {label: (steps (checks,), losses (runs, checks))}, the mean over the runs
-    and a band from the least to the largest."""
-    ax = new_axes(3.8, "Training steps", "Loss (nats)", "count")
-    _draw_ranges(ax, curves, markevery=0.1)
-    return label_ends(ax)
 
 
 @styled
@@ -323,10 +331,13 @@ def reliability(curves):
 
 
 @styled
-def convergence(curves):
-    """Validation error in training: {arm: (images seen (checks,), error shares (seeds, checks))},
-    the mean over the seeds and a band from the least to the largest; above 0 images."""
-    ax = new_axes(4.4, "Training images seen", "Validation error", "log count", "log percent")
+def convergence(
+    curves, ylabel="Validation error", y="log percent", xlabel="Training images seen", x="log count"
+):
+    """What falls in training, by default the error: {arm: (images seen (checks,), error shares
+    (seeds, checks))}, the mean over the seeds and a band from the least to the largest; on a log
+    axis above 0 images."""
+    ax = new_axes(4.2, xlabel, ylabel, x, y)
     _draw_ranges(ax, curves, markevery=0.1)
     return label_ends(ax)
 
@@ -503,15 +514,6 @@ def _spread(places, heights):
         moved[1:] += overlaps
         moved[:-1] -= overlaps
     return moved[np.argsort(order)]
-
-
-def _tile(pictures, rows, columns, blank):
-    """Pictures (n, height, width) in rows as one, of the value `blank` where there is none."""
-    count, height, width = pictures.shape
-    sheet = np.full((rows * columns, height, width), blank, float)
-    sheet[:count] = pictures
-    sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
-    return sheet.reshape(rows * height, columns * width)
 
 
 def _grid(titles, columns, shape, lines=None):

@@ -22,19 +22,22 @@ NOTE = "midas_lib_results"  # under which a notebook tells where its results lie
 
 
 def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> None:
-    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption. The
-    numbers of the points on its named lines show under the pointer. cells: where the first axes
-    show a matrix, what there is to see behind each cell: (row, column) -> (text, gray picture)."""
+    """Show a Matplotlib figure, as SVG, or as PNG at twice the screen's resolution where it holds
+    pictures, with alt text and caption. The numbers of the points on its named lines show under the
+    pointer. cells: where the first axes show a matrix, what there is to see behind each cell:
+    (row, column) -> (text, gray picture)."""
     from matplotlib import pyplot
 
+    pictures = any(ax.images for ax in fig.axes)
     with plots.in_style():
-        png = plots.png(fig, dpi=192, bbox_inches="tight")
+        save = plots.png if pictures else plots.svg
+        source = f"image/{'png' if pictures else 'svg+xml'};base64,"
+        source += _base64(save(fig, dpi=192, bbox_inches="tight"))
         box = fig.get_tightbbox().padded(0.1)  # what the picture shows, in inches
         points, matrix = _points(fig, box), cells and _matrix(fig, box, cells)
     pyplot.close(fig)  # or the notebook would show it a second time
-    width = int.from_bytes(png[16:20], "big") // 2  # from the PNG header, in CSS pixels
-    texts = {"alt": typeset(alt), "caption": typeset(caption)}
-    _show("figure", png=_base64(png), width=width, **texts, points=points, matrix=matrix)
+    texts = {"alt": typeset(alt), "caption": typeset(caption), "width": round(96 * box.width)}
+    _show("figure", source=source, **texts, points=points, matrix=matrix)
 
 
 def _base64(content: bytes) -> str:

@@ -82,10 +82,11 @@ HOSTILE = {
 
 
 def test_figures_look_the_same_whatever_the_users_settings():
-    plain = plots.png(drawn())
+    plain, vector = plots.png(drawn()), plots.svg(drawn())
     with matplotlib.rc_context(HOSTILE):
         before = dict(matplotlib.rcParams)
         assert plots.png(drawn()) == plain
+        assert plots.svg(drawn()) == vector
         assert dict(matplotlib.rcParams) == before
     code = (
         "import sys, runpy; sys.path[:0] = sys.argv[1:]; import test_plots;"
@@ -161,11 +162,13 @@ def test_network_strip_has_a_box_a_layer_and_fills_what_is_taken_over():
     ]  # fmt: skip
 
 
-def test_losses_draw_the_mean_and_the_range_of_the_runs():
-    ax = plots.losses({"held out": ([3, 6], [[2.0, 1.0], [4.0, 2.0]])}).axes[0]
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[3, 3], [6, 1.5]])
-    assert bands(ax) == [{3: (2, 4), 6: (1, 2)}]
-    assert texts(ax) == ["held out"]
+def test_what_falls_is_drawn_on_the_axes_asked_for():
+    loss = {"held out": ([0, 6], [[2.0, 1.0], [4.0, 2.0]])}
+    ax = plots.convergence(loss, "Loss (nats)", "", "Training steps", "count").axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 3], [6, 1.5]])
+    assert bands(ax) == [{0: (2, 4), 6: (1, 2)}]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Training steps", "Loss (nats)")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear")
 
 
 def test_reliability_draws_each_bin_where_its_confidence_is_with_its_interval():
