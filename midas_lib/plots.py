@@ -10,6 +10,7 @@ inch, at most 7 inches wide; the look is `report.mplstyle`.
 import functools
 import io
 import textwrap
+from dataclasses import replace
 from itertools import cycle, pairwise
 from pathlib import Path
 
@@ -157,7 +158,8 @@ def attribution(images, maps, titles, *, columns=6):
 def network_strip(layers, taken=()):
     """A network from its input to its answer, a box a layer, of which the higher have the larger
     picture: {name: (output shape, parameters)}. Those of the names in `taken` are filled."""
-    ax = Figure(figsize=(WIDTH, 2.1)).subplots()
+    ax = Figure(figsize=(WIDTH, 2.1), layout="none").add_axes((0, 0, 1, 1))
+    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(-1.2, 1.25))
     ax.axis("off")
     sides = np.array([shape[0] if len(shape) > 1 else 1 for shape, _ in layers.values()])
     heights = 0.5 + sides / sides.max()
@@ -166,7 +168,7 @@ def network_strip(layers, taken=()):
     for x, (name, (shape, parameters)) in enumerate(layers.items()):
         look = {"ha": "center", "va": "center", "size": SMALL}
         ax.text(x, 0, "×".join(map(str, shape)), color="w" if name in taken else DARK, **look)
-        ax.text(x, 1.05, name, weight="bold", **look)
+        ax.text(x, 1, name, **look)
         ax.text(x, -1.0, f"{parameters:,}" if parameters else "–", color=DARK, **look)
     return ax.figure
 
@@ -302,20 +304,17 @@ def transition(shares, class_names, *, rows="Digit", columns="Folder"):
     return ax.figure
 
 
-@styled
 def told_and_true(losses):
-    """Accuracy told without truth against that on the test set, a point a loss: {loss: (Interval of
-    what is told, true accuracy)}; on the line the two agree. Both scales are of the error,
-    logarithmic; what is below 0.1 % stands there."""
-    ax = new_axes(4.6, "Test error", "Error told by folders", "log percent", "log percent")
-    errors = {name: max(1 - true, 1e-3) for name, (_, true) in losses.items()}
-    for name, (told, _) in losses.items():
-        y, top, bottom = (max(1 - value, 1e-3) for value in (told.mean, told.low, told.high))
-        ax.vlines(errors[name], bottom, top, color=BLUE, alpha=0.5)
-        ax.plot(errors[name], y, "o", color=BLUE, label=name)
-    agree = [0.8 * min(errors.values()), 1.2 * max(errors.values())]
-    ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
-    return label_ends(ax)
+    """Error told without truth and error on the test set, a row a loss: {loss: (Interval of the
+    accuracy that is told, true accuracy)}. What is below 0.1 % stands there."""
+    rows = {}
+    for name, (told, true) in losses.items():
+        middle, low, high, error = (
+            max(1 - value, 1e-3) for value in (told.mean, told.high, told.low, true)
+        )
+        rows[name, "told by folders"] = replace(told, mean=middle, low=low, high=high)
+        rows[name, "on the test set"] = replace(told, mean=error, low=np.nan, high=np.nan)
+    return dot_rows(rows, "log percent", "Error")
 
 
 @styled

@@ -529,15 +529,15 @@ def test_transition_writes_each_share_in_its_cell():
     assert [label for _, label in tick_labels(ax.xaxis)] == ["a", "b"]
 
 
-def test_told_and_true_has_a_point_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
+def test_told_and_true_has_a_row_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
     one = (Interval(0.9, 0.88, 0.92, 1), 0.91)
     ax = plots.told_and_true({"one": one, "other": (Interval(1.01, 0.98, 1.03, 1), 0.99)}).axes[0]
-    bars = [line.get_segments()[0].tolist() for line in ax.collections]
-    np.testing.assert_allclose(bars, [[[0.09, 0.08], [0.09, 0.12]], [[0.01, 0.001], [0.01, 0.02]]])
-    points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(points, [[0.09, 0.1], [0.01, 0.001]])
-    assert texts(ax) == ["one", "other"]
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    dots = [item.lines[0].get_xdata()[0] for item in ax.containers]
+    np.testing.assert_allclose(dots, [0.1, 0.09, 0.001, 0.01])
+    np.testing.assert_allclose(intervals(ax)[0], (0.08, 0.12))
+    assert (0.001, 0.02) in [tuple(np.round(bar, 6)) for bar in intervals(ax)]
+    assert tick_labels(ax.yaxis) == [(-1, "other"), (0, "one")]
+    assert ax.get_xscale() == "log"
 
 
 def test_accuracy_curves_draw_the_mean_and_chance():
