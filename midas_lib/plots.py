@@ -546,10 +546,10 @@ def _show(ax, image, title="", look=None, **drawn):
 
 def _size_ticks(ax, sizes, others):
     """A log axis with a tick at each size, some of them labelled, and `others` {place: label}."""
-    labels, apart = dict(others), (sizes[-1] / sizes[0]) ** (1 / 8)  # or they would touch
+    labels, last, apart = dict(others), 0, (sizes[-1] / sizes[0]) ** (1 / 8)  # or they would touch
     for size in sizes:
-        if size >= apart * max(labels, default=0):
-            labels[size] = f"{size:,.0f}"
+        if size >= apart * last:
+            labels[size], last = f"{size:,.0f}", size
     ax.set_xscale("log")
     ax.set_xticks(list(labels), labels.values())
     ax.set_xticks(sizes, [], minor=True)
