@@ -118,7 +118,7 @@ predict: env ## read characters: IMG="image ..." [NETWORK=digits]
 
 lab: env ## open the notebooks in Jupyter
 	@echo "==> starting Jupyter" >&2
-	@$(PYTHON_HERE) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+	@PYTHONPATH="$$PWD" $(PYTHON_HERE) -m jupyterlab --notebook-dir=notebooks $(ARGS)
 
 badges: env ## put a badge that opens it in Google Colab on each notebook: [REPOSITORY=owner/name]
 	@echo "==> putting badges on the notebooks" >&2

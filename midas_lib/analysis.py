@@ -100,7 +100,7 @@ class Interval:
 
     def points(self, digits=1):
         """A difference of accuracies in words: '+1.2 points [+0.3, +2.1], n = 5'."""
-        form = f"+.{digits}f"
+        form = f"+z.{digits}f"
         return f"{100 * self.mean:{form}} points{self._bounds(form, 100)}, n = {self.n}"
 
     def _bounds(self, form, scale=1):

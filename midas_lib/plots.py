@@ -10,7 +10,8 @@ inch, at most 7 inches wide; the look is `report.mplstyle`.
 import functools
 import io
 import textwrap
-from itertools import cycle, product
+from dataclasses import replace
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import matplotlib.figure
@@ -19,6 +20,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from midas_lib import config
 
@@ -50,24 +52,41 @@ class Figure(matplotlib.figure.Figure):
 
 
 def png(figure, **options) -> bytes:
-    """A figure as a PNG file, in the report's style; `options` are `Figure.savefig`'s."""
+    """A figure as a PNG of 64 colours, in the report's style; `options` are `savefig`'s."""
     buffer = io.BytesIO()
-    with in_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
+    picture = Image.open(io.BytesIO(_saved(figure, format="png", **options)))
+    picture.convert("RGB").quantize(64).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 
-def _styled(draw):
-    """Make the figure wholly in the report's style."""
+def svg(figure, **options) -> bytes:
+    """A figure as an SVG file, in which text is text; else as `png`."""
+    return _saved(figure, format="svg", metadata={"Date": None}, **options)
+
+
+def _saved(figure, **options):
+    buffer = io.BytesIO()
+    with in_style():
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
+
+
+def styled(draw):
+    """Make the figure wholly in the report's style; a log axis whose labels would touch is labelled
+    at the powers of ten alone."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs):
+    def drawn(*args, **kwargs):
         with in_style():
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks are made late: let them see the style
+            for axis in [ax.xaxis for ax in figure.axes]:
+                boxes = [label.get_window_extent().padded(4) for label in axis.get_ticklabels()]
+                if any(a.x1 > b.x0 for a, b in pairwise(boxes)) and axis.get_scale() == "log":
+                    axis.set_major_locator(LogLocator())
         return figure
 
-    return styled
+    return drawn
 
 
 def in_words(values, form="{:.1%}"):
@@ -81,7 +100,7 @@ def in_words(values, form="{:.1%}"):
     return "; ".join(told)
 
 
-@_styled
+@styled
 def image_grid(images, titles=None, *, columns=8):
     """Gray images (n, height, width) in rows, shown as they are, with optional `titles` (n,)."""
     titles = [""] * len(images) if titles is None else titles
@@ -91,7 +110,7 @@ def image_grid(images, titles=None, *, columns=8):
     return figure
 
 
-@_styled
+@styled
 def folder_sheets(images, *, rows=3):
     """Contact sheets: the first pictures of each folder, {name: images (n, height, width)}, in
     `rows` rows of ten under the folder's name."""
@@ -100,11 +119,15 @@ def folder_sheets(images, *, rows=3):
     for ax in axes:
         ax.axis("off")
     for ax, (name, pictures) in zip(axes, images.items(), strict=False):
-        _show(ax, _tile(pictures[: rows * 10], rows, 10, 255), f"folder {name}")
+        count, height, width = pictures[: rows * 10].shape
+        sheet = np.full((rows * 10, height, width), 255.0)
+        sheet[:count] = pictures[: rows * 10]
+        sheet = sheet.reshape(rows, 10, height, width).swapaxes(1, 2)
+        _show(ax, sheet.reshape(rows * height, 10 * width), f"folder {name}")
     return figure
 
 
-@_styled
+@styled
 def first_look(raw, processed, class_names):
     """One image of each class, as scanned, `raw` (classes, height, width), and beside it as the
     network sees it, `processed` (classes, size, size)."""
@@ -118,48 +141,7 @@ def first_look(raw, processed, class_names):
     return figure
 
 
-def worst_losses(images, labels, predictions, own, given, class_names, *, count=24):
-    """The `count` images given the least probability of being what they are, worst first. `own` and
-    `given` (n,) are the probabilities of `labels` and `predictions` (n,), class indices."""
-    worst = np.argsort(own, kind="stable")[:count]
-    titles = [
-        f"true {class_names[labels[i]]}: {_percent(own[i])}\nread {class_names[predictions[i]]}: "
-        f"{_percent(given[i], 0)}"
-        for i in worst
-    ]
-    return image_grid(np.asarray(images)[worst], titles, columns=6)
-
-
-@_styled
-def confused_pairs(images, labels, predictions, class_names, pairs, *, examples=4):
-    """A row for each of `pairs`, as from `analysis.most_confused`, with `examples` images a class,
-    `labels` and `predictions` (n,) being class indices. Over each image stands what it was read as;
-    the pair's own errors come first, then right answers, then other errors."""
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    columns = 2 * examples + 1  # the middle one stays empty
-    figure, axes = _grid([""] * (len(pairs) * columns), columns, images[0].shape, lines=2.3)
-    for (first, second, errors), line in zip(pairs, axes.reshape(-1, columns), strict=True):
-        line[examples].remove()
-        a, b = class_names.index(first), class_names.index(second)
-        heading = f"{first} / {second}: {errors} errors. Drawn as {first}, read as"
-        left = a, b, line[:examples], heading
-        right = b, a, line[examples + 1 :], f"Drawn as {second}, read as"
-        for true, other, cells, text in (left, right):
-            rank = np.select([predictions == other, predictions == true], [0, 1], 2)
-            ranked = np.argsort(rank, kind="stable")
-            rows = ranked[labels[ranked] == true][:examples]
-            for ax, row in zip(cells, rows, strict=False):
-                answer, look = predictions[row], {"color": RED, "weight": "bold"}
-                mark, look = ("✓", {"color": GREY}) if answer == true else ("✗", look)
-                _show(ax, images[row], f"{class_names[answer]} {mark}", look)
-            for ax in cells[len(rows) :]:
-                ax.set_visible(False)
-            corner = {"xycoords": "axes fraction", "weight": "bold", "size": SMALL}
-            _note(cells[0], text, (0, 1), (0, 18), **corner)
-    return figure
-
-
-@_styled
+@styled
 def attribution(images, maps, titles, *, columns=6):
     """Where the network looked: each image, bright on black, as dark ink, and over it its map of
     `maps` (n, h, w), maybe coarser, each scaled to its own largest value, the negative as zero."""
@@ -172,97 +154,70 @@ def attribution(images, maps, titles, *, columns=6):
     return figure
 
 
-@_styled
-def counts(class_counts, writer_counts):
-    """Images of each class and of each writer: two mappings {name: images}, drawn as bars."""
-    names, images = list(class_counts), np.array(list(class_counts.values()))
-    rows = -(-len(names) // 31)  # so many fit side by side and stay readable
-    axes = Figure(figsize=(WIDTH, 6.2)).subplots(rows + 1, 1)
-    for ax, part in zip(axes, np.array_split(np.arange(len(names)), rows), strict=False):
-        ax.bar([names[i] for i in part], images[part], color=BLUE)
-        ax.set(ylim=(0, images.max() * 1.1), ylabel="Images")
-    axes[-2].set_xlabel("Class")
-    axes[0].set_title(f"{images.sum():,} images of {len(names)} classes")
-    axes[-1].bar(list(writer_counts), list(writer_counts.values()), color=BLUE)
-    axes[-1].set(xlabel="Writer (number in the file name)", ylabel="Images")
-    axes[-1].set_title(f"{len(writer_counts)} writers")
-    for ax in axes:
-        ax.grid(axis="x", visible=False)
-        ax.margins(x=0.01)
-        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    return axes[0].figure
-
-
-@_styled
-def learning_curves(histories):
-    """Loss and accuracy by step: {arm: {metric: (checks,) or (runs, checks)}}, with Keras' names of
-    the metrics, and "step". Several runs give their mean and a band from the least to the
-    largest."""
-    upper, lower = Figure(figsize=(WIDTH, 6.2)).subplots(2, 1, sharex=True)
-    styles = cycle(matplotlib.rcParams["axes.prop_cycle"])
-    metrics = (upper, "accuracy"), (lower, "loss")
-    kinds = {"val_": {"linestyle": "-"}, "": {"linestyle": ":", "marker": ""}}
-    handles = []
-    for (arm, history), style in zip(histories.items(), styles, strict=False):
-        handles.append(style | {"label": arm})
-        for (ax, metric), (prefix, look) in product(metrics, kinds.items()):
-            if prefix + metric in history:
-                runs, steps = map(np.atleast_2d, (history[prefix + metric], history["step"]))
-                _band(ax, steps[0], _range(runs), style | look | {"markevery": 0.15})
-    for label, look in zip(("held-out images", "training images"), kinds.values(), strict=True):
-        handles.append(look | {"color": GREY, "label": label})
-    upper.set(ylabel="Accuracy")
-    upper.yaxis.set_major_formatter(FORMATS["percent"])
-    lower.set(ylabel="Loss (nats)", xlabel="Step")
-    return _legend(upper.figure, handles)
-
-
-@_styled
-def rate_test(rates, losses, *, chosen=None):
-    """Learning-rate range test (Smith 2017, "Cyclical Learning Rates"): training loss (steps,)
-    against the growing rate (steps,); `chosen` marks the peak rate taken."""
-    ax = _axes(3.4, "Learning rate (log scale)", "Training loss (nats)", xscale="log")
-    ax.plot(rates, losses, color=BLUE, marker="")
-    if chosen is not None:
-        ax.axvline(chosen, color=RED, linestyle="--", marker="")
-        place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-        ax.annotate(f"chosen: {chosen:g} ", (chosen, 1), **place, color=RED)
+@styled
+def network_strip(layers, taken=()):
+    """A network from its input to its answer, a box a layer, of which the higher have the larger
+    picture: {name: (output shape, parameters)}. Those of the names in `taken` are filled."""
+    ax = Figure(figsize=(WIDTH, 2.1), layout="none").add_axes((0, 0, 1, 1))
+    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(-1.2, 1.25))
+    ax.axis("off")
+    sides = np.array([shape[0] if len(shape) > 1 else 1 for shape, _ in layers.values()])
+    heights = 0.5 + sides / sides.max()
+    faces = [BLUE if name in taken else "#EEF2F6" for name in layers]
+    ax.bar(range(len(layers)), heights, 0.84, -heights / 2, color=faces, edgecolor=BLUE)
+    for x, (name, (shape, parameters)) in enumerate(layers.items()):
+        look = {"ha": "center", "va": "center", "size": SMALL}
+        ax.text(x, 0, "×".join(map(str, shape)), color="w" if name in taken else DARK, **look)
+        ax.text(x, 1, name, **look)
+        ax.text(x, -1.0, f"{parameters:,}" if parameters else "–", color=DARK, **look)
     return ax.figure
 
 
-@_styled
+@styled
+def rate_test(rates, losses, *, chosen):
+    """Learning-rate range test (Smith 2017, "Cyclical Learning Rates"): training loss (steps,)
+    against the growing rate (steps,); `chosen` marks the peak rate taken."""
+    ax = new_axes(3.4, "Learning rate (log scale)", "Training loss (nats)", xscale="log")
+    ax.plot(rates, losses, color=BLUE, marker="")
+    ax.axvline(chosen, color=RED, linestyle="--", marker="")
+    place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+    ax.annotate(f"chosen: {chosen:g} ", (chosen, 1), **place, color=RED)
+    return ax.figure
+
+
+@styled
 def size_curve(accuracy, xlabel="Training images per class"):
     """Accuracy against so many images, with intervals: {size: Interval}."""
-    ax = _axes(4, xlabel, "Accuracy", "log count", "percent")
+    ax = new_axes(4, xlabel, "Accuracy", "log count", "percent")
     sizes, (means, *ends) = np.array(list(accuracy)), _bounds(accuracy.values())
     ax.fill_between(sizes, *ends, color=BLUE, alpha=0.15, lw=0)
     ax.errorbar(sizes, means, abs(ends - means), color=BLUE, marker="o", capsize=4)
     for size, mean in zip(sizes, means, strict=True):
-        _note(ax, _percent(mean), (size, mean), (8, -5), va="top", color=DARK)
+        note(ax, _percent(mean), (size, mean), (8, -5), va="top", color=DARK)
     ax.set_xlim(sizes.min() / 1.15, sizes.max() * 1.4)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     return ax.figure
 
 
-@_styled
+@styled
 def headline(accuracy, digits=1):
     """The key accuracies {label: Interval}, to so many digits of a percent."""
     y = -np.arange(len(accuracy), dtype=float)
-    ax = _axes(0.9 + 0.62 * len(y), "Accuracy, with 95 % interval", x="percent")
+    ax = new_axes(0.9 + 0.62 * len(y), "Accuracy, with 95 % interval", x="percent")
     ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
     means, *ends = _bounds(accuracy.values())
     ax.errorbar(means, y, xerr=abs(ends - means), fmt="o", color=BLUE, capsize=4, ms=8)
     spot = {"xycoords": ("axes fraction", "data")}
     for place, (label, interval) in zip(y, accuracy.items(), strict=True):
         value = interval.percent(digits).partition(", n =")[0].replace(" [", "  [")
-        _note(ax, label, (0, place), (0, 9), **spot)
-        _note(ax, value, (1, place), (0, 9), **spot, ha="right", weight="bold")
+        note(ax, label, (0, place), (0, 9), **spot)
+        note(ax, value, (1, place), (0, 9), **spot, ha="right", weight="bold")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax.figure
 
 
-@_styled
+@styled
 def ablation(rows):
     """Differences from the baseline, "interval", and accuracies of `rows`, dicts with "group",
     "variant" and "verdict" as well; a group's stand together, and its baseline has difference 0. A
@@ -274,12 +229,13 @@ def ablation(rows):
         lines.append((row["variant"], _percent(row["accuracy"]), row))
     y = -np.arange(len(lines))
     label = "Difference from the baseline (points)"
-    ax = _axes(1.4 + 0.25 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
-    kinds = LOOKS["differences"]
+    ax = new_axes(1.4 + 0.25 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
+    kinds, used = LOOKS["differences"], {}
     for place, (_, _, row) in zip(y, lines, strict=True):
         if row is not None:
             mean, *ends = _bounds([row["interval"]])
             look = kinds.get(row["verdict"], kinds["undecided"])
+            used[look["label"]] = look
             ax.errorbar(mean, place, xerr=abs(ends - mean), capsize=3, **look | {"linestyle": ""})
     ax.axvline(0, color=DARK, linewidth=1.2, marker="", zorder=1)
     right = ax.secondary_yaxis("right")
@@ -290,10 +246,10 @@ def ablation(rows):
         for label, line in zip(axis.get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if line[2] is None else "normal")
     ax.grid(axis="y", visible=False)
-    return _legend(ax.figure, kinds.values(), 3)
+    return _legend(ax.figure, used.values(), 3)
 
 
-@_styled
+@styled
 def confusion_matrix(matrix, class_names):
     """Confusions (classes, classes), rows true and columns predicted: errors by the square root of
     their number, so that single ones show, and a diagonal too pale to outshine them."""
@@ -301,7 +257,7 @@ def confusion_matrix(matrix, class_names):
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     share = np.ma.masked_where(~np.eye(n, dtype=bool), share)
     errors = np.ma.masked_where(np.eye(n, dtype=bool) | (matrix == 0), matrix)
-    ax = _axes(WIDTH + 0.8, "Predicted class", "True class")
+    ax = new_axes(WIDTH + 0.8, "Predicted class", "True class")
     ax.imshow(share, cmap="Greys", vmin=0, vmax=2.5, interpolation="nearest", zorder=1)
     norm = PowerNorm(0.5, 0, max(errors.max() or 1, 1))
     drawn = ax.imshow(errors, cmap="magma_r", norm=norm, interpolation="nearest", zorder=1)
@@ -333,11 +289,11 @@ def misread(images, labels, predictions, class_names, *, most=12):
     return cells
 
 
-@_styled
+@styled
 def transition(shares, class_names, *, rows="Digit", columns="Folder"):
     """A table of shares (classes, classes) as a picture with its numbers, in percent."""
     shares, n = np.asarray(shares, float), len(class_names)
-    ax = _axes(0.62 * WIDTH + 0.4, f"{columns}; numbers in percent of the row", rows)
+    ax = new_axes(0.62 * WIDTH + 0.4, f"{columns}; numbers in percent of the row", rows)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6 * max(shares.max(), 1e-9), aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=SMALL)
@@ -348,159 +304,97 @@ def transition(shares, class_names, *, rows="Digit", columns="Folder"):
     return ax.figure
 
 
-@_styled
 def told_and_true(losses):
-    """Accuracy told without truth against that on the test set, a point a loss: {loss: (Interval of
-    what is told, true accuracy)}; on the line the two agree. Both scales are of the error,
-    logarithmic; what is below 0.1 % stands there."""
-    ax = _axes(4.6, "Test error", "Error told by folders", "log percent", "log percent")
-    errors = {name: max(1 - true, 1e-3) for name, (_, true) in losses.items()}
-    for name, (told, _) in losses.items():
-        y, top, bottom = (max(1 - value, 1e-3) for value in (told.mean, told.low, told.high))
-        ax.vlines(errors[name], bottom, top, color=BLUE, alpha=0.5)
-        ax.plot(errors[name], y, "o", color=BLUE, label=name)
-    agree = [0.8 * min(errors.values()), 1.2 * max(errors.values())]
-    ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
-    return _label_ends(ax)
+    """Error told without truth and error on the test set, a row a loss: {loss: (Interval of the
+    accuracy that is told, true accuracy)}. What is below 0.1 % stands there."""
+    rows = {}
+    for name, (told, true) in losses.items():
+        middle, low, high, error = (
+            max(1 - value, 1e-3) for value in (told.mean, told.high, told.low, true)
+        )
+        rows[name, "told by folders"] = replace(told, mean=middle, low=low, high=high)
+        rows[name, "on the test set"] = replace(told, mean=error, low=np.nan, high=np.nan)
+    return dot_rows(rows, "log percent", "Error")
 
 
-@_styled
-def accuracy_by(kind, accuracy):
-    """Accuracy of each class or writer, which `kind` names, {name: fraction}, as dots, best first;
-    the dashed line is the mean."""
-    names, values = np.array(list(map(str, accuracy))), np.array(list(accuracy.values()), float)
-    halves = np.array_split(np.argsort(-values, kind="stable"), 2)
-    axes = Figure(figsize=(WIDTH, 1 + 0.2 * len(halves[0]))).subplots(1, 2, sharex=True)
-    for ax, half in zip(axes, halves, strict=True):
-        y = -np.arange(len(half))
-        ax.plot(values[half], y, "o", color=BLUE)
-        ax.axvline(np.nanmean(values), **DASHED)
-        ax.set(xlabel="Accuracy", ylabel=kind, ylim=(0.5 - len(halves[0]), 0.7))
-        ax.set_yticks(y, names[half])
-        ax.xaxis.set_major_formatter(FORMATS["percent"])
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        ax.tick_params(axis="y", length=0)
-    return ax.figure
+@styled
+def reliability(curves):
+    """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dashed
+    line."""
+    ax = new_axes(4.2, "Confidence (largest probability)", "Accuracy", "percent", "percent")
+    ax.plot([0, 1], [0, 1], **DASHED, label="_agree")
+    for label, style in styles_of(curves).items():
+        means, *ends = _bounds(curves[label].values())
+        ax.errorbar(list(curves[label]), means, abs(ends - means), **style)
+    return _legend(ax.figure, styles_of(curves).values())
 
 
-@_styled
-def reliability(curve_before, curve_after, ece_before, ece_after):
-    """Reliability diagram before and after temperature scaling, with the images per bin below: two
-    `analysis.ReliabilityCurve`s of equal bins, and their errors (ECE), fractions."""
-    figure = Figure(figsize=(WIDTH * 0.8, 6.6))
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], **DASHED)
-    before = curve_before, ece_before, "before", "s", {"color": RED, "linestyle": ":"}
-    after = curve_after, ece_after, "after", "o", {"color": BLUE, "linestyle": "-"}
-    for (confidence, accuracy, count), ece, when, marker, look in (before, after):
-        filled, label = count > 0, f"{when} temperature scaling: ECE {_percent(ece)}"
-        upper.plot(confidence[filled], accuracy[filled], **look, marker=marker, label=label)
-        edges = np.linspace(0, 1, len(count) + 1)
-        lower.stairs(count / count.sum(), edges, **look, linewidth=2)
-    _note(upper, "perfectly calibrated", (0.3, 0.3), (4, -12), color=GREY)
-    upper.set(ylabel="Accuracy", ylim=(0, 1.02), xlim=(0, 1.005))
-    figure.legend(loc="outside upper left")
-    lower.set(xlabel="Confidence (largest probability)", ylabel="Images")
-    for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
-        axis.set_major_formatter(FORMATS["percent"])
-    return figure
-
-
-@_styled
-def convergence(curves):
-    """Validation error in training: {arm: (images seen (checks,), error shares (seeds, checks))},
-    the mean over the seeds and a band from the least to the largest; above 0 images."""
-    ax = _axes(4.4, "Training images seen", "Validation error", "log count", "log percent")
+@styled
+def convergence(
+    curves, ylabel="Validation error", y="log percent", xlabel="Training images seen", x="log count"
+):
+    """What falls in training, by default the error: {arm: (images seen (checks,), error shares
+    (seeds, checks))}, the mean over the seeds and a band from the least to the largest; on a log
+    axis above 0 images."""
+    ax = new_axes(4.2, xlabel, ylabel, x, y)
     _draw_ranges(ax, curves, markevery=0.1)
-    return _label_ends(ax)
+    return label_ends(ax)
 
 
-@_styled
+@styled
 def accuracy_curves(curves, *, chance):
     """Accuracy in training, as `convergence` draws the error; a dashed line at `chance`."""
     scales = {"xscale": "log", "ylim": (-0.02, 1.02)}
-    ax = _axes(4, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
+    ax = new_axes(4, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
     _draw_ranges(ax, curves, markevery=0.1)
     ax.axhline(chance, **DASHED, label="_chance")
-    return _label_ends(ax)
+    return label_ends(ax)
 
 
-@_styled
-def times_to(times, *, lower_bounds=()):
-    """Training steps until each threshold, by arm: {(threshold, arm): Interval}; hollow where some
-    run never arrives, which `lower_bounds`, keys of `times`, tells."""
-    note = "; hollow: a lower bound" if lower_bounds else ""
-    xlabel = f"Training steps (log scale) with 95 % interval{note}"
-    return _dot_rows(times, "log count", xlabel, "Validation accuracy", lower_bounds)
+@styled
+def dot_rows(intervals, shows, xlabel, ylabel=""):
+    """A row for each first part of the keys (row, arm) of `intervals`, and in it a dot with its
+    interval for each arm; shows: as `new_axes` takes it for x. What is inf is not drawn."""
+    rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
+    styles, height = styles_of(arms), 1.4 + len(rows) * (0.16 + 0.12 * len(arms))
+    ax = new_axes(height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
+    for (row, arm), interval in intervals.items():
+        y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
+        mean, *ends = np.nan_to_num(_bounds([interval]), nan=np.nan, posinf=np.nan)
+        ax.errorbar(mean, y, xerr=abs(ends - mean), **styles[arm] | {"linestyle": ""})
+    for place in range(0, len(rows), 2):
+        ax.axhspan(-place - 0.5, -place + 0.5, color="#F2F2F2", zorder=0)
+    ax.set_yticks(-np.arange(len(rows)), rows)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    if len(arms) == 1:  # its rows and axes say it all
+        return ax.figure
+    return _legend(ax.figure, [style | {"linestyle": ""} for style in styles.values()])
 
 
-@_styled
-def seconds_to(times):
-    """Seconds of training to each accuracy, by racer: {(target, racer): median and the least and
-    largest of its repeats, as an Interval}. What is inf is not drawn."""
-    xlabel = "Seconds of training (log scale), least to largest"
-    return _dot_rows(times, "log count", xlabel, "Test accuracy")
-
-
-@_styled
-def race(curves):
-    """Test error in training, each run a line: {racer: [(seconds (looks,), errors (looks,)), ...]}.
-    The racer's name stands at the end of its first run; an error of 0 is drawn as 0.01 %."""
-    ax = _axes(4.4, "Seconds of training", "Test error", "log count", "log percent")
-    for racer, style in _styles(curves).items():
-        style = style | {"linewidth": 1.2, "markersize": 4}
-        for seconds, errors in curves[racer]:
-            ax.plot(seconds, np.maximum(errors, 1e-4), **style)
-            style = style | {"label": "_again"}
-    return _label_ends(ax)
-
-
-@_styled
-def shapes(operations, errors, names, efficient):
-    """Error against operations a picture, a point a network; all (networks,). Those that are
-    efficient are filled, joined by a line and named."""
-    operations, errors, efficient = np.array(operations), np.array(errors), np.array(efficient)
-    labels = "Million operations for one picture", "Error, images held out"
-    ax = _axes(4.6, *labels, x="log millions", y="percent")
-    order = np.flatnonzero(efficient)[np.argsort(operations[efficient])]
-    ax.plot(operations[order], errors[order], color=BLUE, label="efficient")
-    ax.plot(operations[~efficient], errors[~efficient], "o", color=GREY, mfc="white", label="other")
-    for i, one in enumerate(order):  # above and below the line in turns, or names would overlap
-        by, side = ((-6, -11), "right") if i % 2 else ((6, 5), "left")
-        _note(ax, names[one], (operations[one], errors[one]), by, ha=side, size=SMALL)
-    ax.margins(x=0.15)
-    return ax.figure
-
-
-@_styled
-def robustness(accuracy):
-    """Accuracy on corrupted pictures, by arm: {(corruption, arm): Interval}."""
-    return _dot_rows(accuracy, "percent", "Accuracy with 95 % interval")
-
-
-@_styled
+@styled
 def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images (log scale)"):
     """Test error against labelled images: {arm: {size: Interval of the accuracy}}, where an arm may
     lack sizes. `zero_shot`, {arm: accuracy without a label}, stands hollow at the left."""
     zero_shot = zero_shot or {}
-    styles = _styles(accuracy | zero_shot)
+    styles = styles_of(accuracy | zero_shot)
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
-    ax = _axes(4.6, xlabel, "Test error", y="log percent")
+    ax = new_axes(4.6, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
         xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
             end = xs[-1], errors[0, -1]
-            _note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
+            note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
             style = style | {"label": "_short"}
         _band(ax, xs, errors[[0, 2, 1]], style)
     none = sizes[0] / 2.5
     for name, reached in zero_shot.items():
         ax.plot(none, 1 - reached, **styles[name] | {"markerfacecolor": "white", "label": "_none"})
     _size_ticks(ax, sizes, {none: "none"} if zero_shot else {})
-    return _label_ends(ax)
+    return label_ends(ax)
 
 
-@_styled
+@styled
 def label_factors(factors):
     """How many times as many labels a random start needs: {labels: Interval of the factor}. What is
     inf becomes an arrow to the top: the random start needs more labels than were tried."""
@@ -508,7 +402,7 @@ def label_factors(factors):
     middle, lows, highs = values
     top = 2 * values[np.isfinite(values)].max(initial=1)
     beyond = np.isinf(middle) | np.isinf(highs)
-    ax = _axes(3.8, "", "Labels a random start needs,\nas a multiple", y="log times")
+    ax = new_axes(3.8, "", "Labels a random start needs,\nas a multiple", y="log times")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
     ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE)
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
@@ -519,34 +413,26 @@ def label_factors(factors):
     return ax.figure
 
 
-@_styled
+@styled
 def transplant(accuracy):
     """Accuracy against the layers taken over, up to one, the first being none:
     {"fine-tuned" or "frozen": {layer: Interval}}."""
-    ax = _axes(4, "Layers taken over, up to", "Test accuracy", y="percent")
-    for way, style in _styles(accuracy).items():
+    ax = new_axes(4, "Layers taken over, up to", "Test accuracy", y="percent")
+    for way, style in styles_of(accuracy).items():
         _band(ax, range(len(accuracy[way])), _bounds(accuracy[way].values()), style)
         ax.set_xticks(range(len(accuracy[way])), accuracy[way])
-    return _label_ends(ax)
+    return label_ends(ax)
 
 
-@_styled
-def interpolation(alphas, errors):
-    """Validation error on the straight line between two solutions: {label: (pairs, alphas)}, with
-    `alphas` (alphas,) in [0, 1]; the mean over the pairs and a band from least to largest."""
-    xlabel = "Position on the line from one network (0) to the other (1)"
-    ax = _axes(4, xlabel, "Validation error", y="log percent")
-    _draw_ranges(ax, {label: (alphas, pairs) for label, pairs in errors.items()})
-    return _legend(ax.figure, _styles(errors).values())  # the lines' ends lie together
-
-
-def _styles(names):
-    """How to draw each name: an arm in its own style, another in one that no arm has."""
+def styles_of(names):
+    """How to draw each name: an arm, or its label, in its own style, another in one that no arm
+    has."""
+    own = ARM_STYLES | {style["label"]: style for style in ARM_STYLES.values()}
     others = cycle(OTHER_STYLES)
-    return {name: ARM_STYLES.get(name) or {"label": name, **next(others)} for name in names}
+    return {name: own.get(name) or {"label": name, **next(others)} for name in names}
 
 
-def _axes(height, xlabel="", ylabel="", x="", y="", **settings):
+def new_axes(height, xlabel="", ylabel="", x="", y="", **settings):
     """The one pair of axes of a figure of the full width, `height` in inches. x, y: what they show,
     "log", which the labels tell, and one of `FORMATS`."""
     ax = Figure(figsize=(WIDTH, height)).subplots()
@@ -563,7 +449,7 @@ def _axes(height, xlabel="", ylabel="", x="", y="", **settings):
     return ax
 
 
-def _note(ax, text, at, by, **look):
+def note(ax, text, at, by, **look):
     """A text at a place, moved `by` so many points."""
     ax.annotate(text, at, by, textcoords="offset points", **look)
 
@@ -583,7 +469,7 @@ def _bounds(intervals):
 def _draw_ranges(ax, curves, **more):
     """A line for each arm, {arm: (xs (n,), runs (runs, n))}: the runs' mean, and a band from the
     least to the largest."""
-    for arm, style in _styles(curves).items():
+    for arm, style in styles_of(curves).items():
         _band(ax, curves[arm][0], _range(curves[arm][1]), style | more)
 
 
@@ -599,7 +485,7 @@ def _band(ax, x, values, style):
     ax.fill_between(x, *values[1:], color=style["color"], alpha=0.15, lw=0)
 
 
-def _label_ends(ax):
+def label_ends(ax):
     """Each line's label right of the axes, level with its end or as near as the others allow;
     returns the figure."""
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
@@ -627,34 +513,6 @@ def _spread(places, heights):
         moved[1:] += overlaps
         moved[:-1] -= overlaps
     return moved[np.argsort(order)]
-
-
-def _dot_rows(intervals, shows, xlabel, ylabel="", hollow=()):
-    """A row for each first part of the keys (row, arm) of `intervals`, and in it a dot with its
-    interval for each arm; those whose keys are in `hollow` are so."""
-    rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
-    styles, height = _styles(arms), 1.4 + len(rows) * (0.16 + 0.12 * len(arms))
-    ax = _axes(height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
-    for (row, arm), interval in intervals.items():
-        face = {"linestyle": ""} | ({"markerfacecolor": "white"} if (row, arm) in hollow else {})
-        y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
-        mean, *ends = np.nan_to_num(_bounds([interval]), nan=np.nan, posinf=np.nan)
-        ax.errorbar(mean, y, xerr=abs(ends - mean), **styles[arm] | face)
-    for place in range(0, len(rows), 2):
-        ax.axhspan(-place - 0.5, -place + 0.5, color="#F2F2F2", zorder=0)
-    ax.set_yticks(-np.arange(len(rows)), rows)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", visible=False)
-    return _legend(ax.figure, [style | {"linestyle": ""} for style in styles.values()])
-
-
-def _tile(pictures, rows, columns, blank):
-    """Pictures (n, height, width) in rows as one, of the value `blank` where there is none."""
-    count, height, width = pictures.shape
-    sheet = np.full((rows * columns, height, width), blank, float)
-    sheet[:count] = pictures
-    sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
-    return sheet.reshape(rows * height, columns * width)
 
 
 def _grid(titles, columns, shape, lines=None):
@@ -688,7 +546,10 @@ def _show(ax, image, title="", look=None, **drawn):
 
 def _size_ticks(ax, sizes, others):
     """A log axis with a tick at each size, some of them labelled, and `others` {place: label}."""
-    labels = {size: f"{size:,.0f}" for size in sizes[:: -(-len(sizes) // 4)]} | others
+    labels, last, apart = dict(others), 0, (sizes[-1] / sizes[0]) ** (1 / 8)  # or they would touch
+    for size in sizes:
+        if size >= apart * last:
+            labels[size], last = f"{size:,.0f}", size
     ax.set_xscale("log")
     ax.set_xticks(list(labels), labels.values())
     ax.set_xticks(sizes, [], minor=True)

@@ -22,19 +22,22 @@ NOTE = "midas_lib_results"  # under which a notebook tells where its results lie
 
 
 def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> None:
-    """Show a Matplotlib figure at twice the screen's resolution, with alt text and caption. The
-    numbers of the points on its named lines show under the pointer. cells: where the first axes
-    show a matrix, what there is to see behind each cell: (row, column) -> (text, gray picture)."""
+    """Show a Matplotlib figure, as SVG, or as PNG at twice the screen's resolution where it holds
+    pictures, with alt text and caption. The numbers of the points on its named lines show under the
+    pointer. cells: where the first axes show a matrix, what there is to see behind each cell:
+    (row, column) -> (text, gray picture)."""
     from matplotlib import pyplot
 
+    pictures = any(ax.images for ax in fig.axes)
     with plots.in_style():
-        png = plots.png(fig, dpi=192, bbox_inches="tight")
+        save = plots.png if pictures else plots.svg
+        source = f"image/{'png' if pictures else 'svg+xml'};base64,"
+        source += _base64(save(fig, dpi=192, bbox_inches="tight"))
         box = fig.get_tightbbox().padded(0.1)  # what the picture shows, in inches
         points, matrix = _points(fig, box), cells and _matrix(fig, box, cells)
     pyplot.close(fig)  # or the notebook would show it a second time
-    width = int.from_bytes(png[16:20], "big") // 2  # from the PNG header, in CSS pixels
-    texts = {"alt": typeset(alt), "caption": typeset(caption)}
-    _show("figure", png=_base64(png), width=width, **texts, points=points, matrix=matrix)
+    texts = {"alt": typeset(alt), "caption": typeset(caption), "width": round(96 * box.width)}
+    _show("figure", source=source, **texts, points=points, matrix=matrix)
 
 
 def _base64(content: bytes) -> str:
@@ -81,17 +84,19 @@ def _read(axis, value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def table(rows, caption: str) -> None:
+def table(rows, caption: str, folded: str | None = None) -> None:
     """Show a table: a data frame (without its index) or a list of dicts with the same keys. The
     first column names the row. A column of floats shows as many decimals as give its largest four
-    digits; None and NaN show as a dash."""
+    digits; None and NaN show as a dash. folded: the words behind which a long table lies closed,
+    but in print."""
     rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
     columns = []
     for name in rows[0] if rows else []:
         values = [results.plain(row[name]) for row in rows]
         number = all(isinstance(value, int | float | None) for value in values)
         columns.append({"name": typeset(name), "cells": _cells(values), "number": number})
-    _show("table", columns=columns, length=len(rows), caption=typeset(caption))
+    texts = {"caption": typeset(caption), "folded": folded and typeset(folded)}
+    _show("table", columns=columns, length=len(rows), **texts)
 
 
 def _cells(values: list) -> list[str]:
@@ -145,12 +150,19 @@ def markdown(text: str) -> None:
     display(Markdown(typeset(html.escape(text, quote=False))))
 
 
-def finding(text: str) -> None:
-    """Show computed Markdown as a finding, set off from the running text."""
+def finding(text: str, detail: str = "") -> None:
+    """Show computed Markdown as a finding, set off from the running text, and `detail`, plain text
+    such as intervals, below it in small type."""
     from nbconvert.filters import markdown2html
 
     found = markdown2html(typeset(html.escape(text, quote=False)))
-    display(HTML(f'<div class="finding">{found}</div>'))
+    small = f"<p><small>{typeset(html.escape(detail))}</small></p>" if detail else ""
+    display(HTML(f'<div class="finding">{found}{small}</div>'))
+
+
+def brief(text: str) -> str:
+    """An interval's text without its n, for where a caption tells that once."""
+    return re.sub(r", n = [\d,]+", "", text)
 
 
 def finish(found: results.Results, finding: str, picture: Figure | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import __main__ as bench
-from bench import clock, numbers, plan, trials
+from bench import clock, figures, numbers, plan, trials
 from midas_lib import config
 
 INF = math.inf
@@ -183,6 +183,26 @@ def test_a_shapes_name_says_what_it_is():
         "strides": (2, 1, 2),
     }
     assert len(set(trials.SHAPES)) >= 8
+
+
+def test_race_draws_every_run_and_names_each_racer_once():
+    curves = {
+        "ours": [([1, 2], [0.1, 0.01]), ([1, 3], [0.2, 0.0])],
+        "peer": [([5, 9], [0.1, 0.02])],
+    }
+    ax = figures.race(curves).axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.1, 0.01], [0.2, 1e-4], [0.1, 0.02]]
+    assert [text.get_text() for text in ax.texts] == ["ours", "peer"]
+
+
+def test_shapes_join_the_efficient_networks_from_the_smallest_on():
+    drawn = [3e6, 1e6, 2e6], [0.01, 0.03, 0.04], ["c", "a", "b"], [True, True, False]
+    ax = figures.shapes(*drawn).axes[0]
+    efficient, other = ax.lines
+    assert efficient.get_xydata().tolist() == [[1e6, 0.03], [3e6, 0.01]]
+    assert other.get_xydata().tolist() == [[2e6, 0.04]]
+    assert [text.get_text() for text in ax.texts] == ["a", "c"]
+    assert "2" in [label.get_text() for label in ax.get_xticklabels()]
 
 
 # --- bookkeeping ----------------------------------------------------------------------------------

@@ -82,10 +82,11 @@ HOSTILE = {
 
 
 def test_figures_look_the_same_whatever_the_users_settings():
-    plain = plots.png(drawn())
+    plain, vector = plots.png(drawn()), plots.svg(drawn())
     with matplotlib.rc_context(HOSTILE):
         before = dict(matplotlib.rcParams)
         assert plots.png(drawn()) == plain
+        assert plots.svg(drawn()) == vector
         assert dict(matplotlib.rcParams) == before
     code = (
         "import sys, runpy; sys.path[:0] = sys.argv[1:]; import test_plots;"
@@ -138,34 +139,6 @@ def test_first_look_has_raw_left_of_processed_for_every_class():
     assert left.get_extent()[1] == right.get_extent()[0] == 12 / 9
 
 
-def test_worst_losses_sorts_by_the_probability_of_the_truth():
-    images = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((3, 4, 4), np.uint8)
-    own, given = [0.9, 0.02, 0.05], [0.9, 0.98, 0.7]
-    figure = plots.worst_losses(images, [0, 1, 1], [0, 0, 2], own, given, "abc", count=2)
-    assert [title(ax) for ax in figure.axes] == [
-        "true b: 2.0 %\nread a: 98 %",
-        "true b: 5.0 %\nread c: 70 %",
-    ]
-    assert [ax.images[0].get_array()[0, 0] for ax in figure.axes] == [1, 2]
-
-
-def test_confused_pairs_show_the_pairs_errors_first():
-    images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((6, 4, 4), np.uint8)
-    labels = np.array([0, 0, 0, 1, 1, 2])
-    predictions = np.array([2, 0, 1, 1, 1, 2])
-    figure = plots.confused_pairs(
-        images, labels, predictions, CLASS_NAMES, [("0", "1", 1)], examples=4
-    )
-    shown = [(ax.images[0].get_array()[0, 0], title(ax)) for ax in figure.axes if ax.images]
-    # 0 read as 1, 0 read rightly, 0 read as something else; then the ones
-    assert shown == [(2, "1 ✗"), (1, "0 ✓"), (0, "2 ✗"), (3, "1 ✓"), (4, "1 ✓")]
-    assert sum(ax.get_visible() for ax in figure.axes) == 5
-    assert [text for ax in figure.axes for text in texts(ax)] == [
-        "0 / 1: 1 errors. Drawn as 0, read as",
-        "Drawn as 1, read as",
-    ]
-
-
 def test_attribution_lays_each_map_scaled_to_itself_over_its_image():
     images = RNG.integers(0, 256, (2, 28, 28), np.uint8)
     maps = np.array([[[0, 4], [-1, 2]], [[0, 0], [0, 0]]], float)
@@ -178,44 +151,36 @@ def test_attribution_lays_each_map_scaled_to_itself_over_its_image():
     assert image.get_extent() == heat.get_extent()
 
 
-def test_counts_draws_every_class_and_writer():
-    classes = {name: 30 + i for i, name in enumerate(CLASS_NAMES)}
-    figure = plots.counts(classes, {1: 62, 3: 61, 55: 60})
-    *class_axes, writer_axes = figure.axes
-    heights = [bar.get_height() for ax in class_axes for bar in ax.patches]
-    labels = [label.get_text() for ax in class_axes for label in ax.get_xticklabels()]
-    assert heights == list(classes.values())
-    assert labels == list(CLASS_NAMES)
-    assert [bar.get_height() for bar in writer_axes.patches] == [62, 61, 60]
-    assert [bar.get_center()[0] for bar in writer_axes.patches] == [1, 3, 55]
-    assert title(class_axes[0]) == f"{sum(classes.values()):,} images of 62 classes"
+def test_network_strip_has_a_box_a_layer_and_fills_what_is_taken_over():
+    layers = {"picture": ((28, 28, 1), 0), "conv 1": ((14, 14, 32), 928), "answer": ((10,), 20490)}
+    ax = plots.network_strip(layers, taken=["conv 1"]).axes[0]
+    boxes = [bar.get_height() for bar in ax.patches]
+    assert boxes == [pytest.approx(h) for h in (1.5, 1.0, 0.5 + 1 / 28)]
+    assert [bar.get_facecolor()[:3] == to_rgb(plots.BLUE) for bar in ax.patches] == [0, 1, 0]
+    assert texts(ax) == [
+        "28×28×1", "picture", "–", "14×14×32", "conv 1", "928", "10", "answer", "20,490",
+    ]  # fmt: skip
 
 
-def test_learning_curves_draw_the_mean_of_the_runs_at_their_steps():
-    runs = np.array([[0.2, 0.4, 0.9], [0.4, 0.6, 0.7]])
-    histories = {
-        "one": {
-            "val_accuracy": runs, "accuracy": runs / 2, "val_loss": 1 - runs,
-            "step": [[3, 6, 30]] * 2,
-        },
-        "two": {"val_accuracy": [0.1, 0.2, 0.3], "learning_rate": [1, 1, 1], "step": [5, 10, 20]},
-        "trained on all": {"loss": [3, 2, 1], "step": [2, 4, 8]},
-    }  # fmt: skip
-    figure = plots.learning_curves(histories)
-    accuracy, loss = figure.axes
-    held_out, training, second = accuracy.lines
-    np.testing.assert_allclose(held_out.get_ydata(), [0.3, 0.5, 0.8])
-    np.testing.assert_allclose(training.get_ydata(), [0.15, 0.25, 0.4])
-    np.testing.assert_allclose(second.get_ydata(), [0.1, 0.2, 0.3])
-    for line, steps in ((held_out, [3, 6, 30]), (training, [3, 6, 30]), (second, [5, 10, 20])):
-        np.testing.assert_array_equal(line.get_xdata(), steps)
-    assert held_out.get_linestyle() != training.get_linestyle()
-    assert held_out.get_color() != second.get_color()
-    assert held_out.get_marker() != second.get_marker()
-    assert [line.get_ydata().tolist() for line in loss.lines[1:]] == [[3, 2, 1]]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["one", "two", "trained on all", "held-out images", "training images"]
-    assert accuracy.yaxis.get_major_formatter()(0.5) == "50 %"
+def test_what_falls_is_drawn_on_the_axes_asked_for():
+    loss = {"held out": ([0, 6], [[2.0, 1.0], [4.0, 2.0]])}
+    ax = plots.convergence(loss, "Loss (nats)", "", "Training steps", "count").axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 3], [6, 1.5]])
+    assert bands(ax) == [{0: (2, 4), 6: (1, 2)}]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Training steps", "Loss (nats)")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear")
+
+
+def test_reliability_draws_each_bin_where_its_confidence_is_with_its_interval():
+    figure = plots.reliability(
+        {"before": {0.4: Interval(0.5, 0.3, 0.7, 9)}, "after": {0.9: Interval(0.9, NAN, NAN, 9)}}
+    )
+    agree, before, *_ = figure.axes[0].lines
+    np.testing.assert_array_equal(agree.get_xdata(), agree.get_ydata())
+    np.testing.assert_allclose(before.get_xydata(), [[0.4, 0.5]])
+    bar = figure.axes[0].containers[0].lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(bar[:, 1], [0.3, 0.7])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
 
 
 def test_rate_test_marks_the_chosen_rate():
@@ -226,7 +191,6 @@ def test_rate_test_marks_the_chosen_rate():
     assert mark.get_xdata()[0] == 0.01
     assert "0.01" in texts(figure.axes[0])[0]
     assert figure.axes[0].get_xscale() == "log"
-    assert len(plots.rate_test(rates, losses).axes[0].lines) == 1
 
 
 def test_size_curve_ticks_are_the_sizes_and_points_carry_their_value():
@@ -336,38 +300,6 @@ def test_labels_of_62_classes_do_not_touch():
             assert all(a[1] <= b[0] for a, b in pairwise(edges))
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"), [("Class", ["1", "2", "3", "4", "5"]), ("Writer", [1, 2, 3, 4, 5])]
-)
-def test_dots_run_from_best_to_worst(kind, names):
-    values = [0.7, 0.9, 0.8, 1.0, 0.6]
-    left, right = plots.accuracy_by(kind, dict(zip(names, values, strict=True))).axes
-    assert (left.get_xlabel(), left.get_ylabel()) == ("Accuracy", kind)
-    assert left.xaxis.get_major_formatter()(0.5) == "50 %"
-    dots = [ax.lines[0].get_xdata().tolist() for ax in (left, right)]
-    assert dots == [[1.0, 0.9, 0.8], [0.7, 0.6]]
-    for ax, expected in ((left, ["4", "2", "3"]), (right, ["1", "5"])):
-        assert [label.get_text() for label in ax.get_yticklabels()] == expected
-        assert ax.lines[1].get_xdata()[0] == pytest.approx(0.8)
-
-
-def test_reliability_draws_filled_bins_and_names_the_errors():
-    before = analysis.ReliabilityCurve(
-        np.array([np.nan, 0.9]), np.array([np.nan, 0.5]), np.array([0, 4])
-    )
-    after = analysis.ReliabilityCurve(np.array([0.4, 0.6]), np.array([0.5, 0.5]), np.array([1, 3]))
-    figure = plots.reliability(before, after, 0.4, 0.1)
-    upper, lower = figure.axes
-    perfect, first, second = upper.lines
-    np.testing.assert_array_equal(perfect.get_xdata(), perfect.get_ydata())
-    np.testing.assert_allclose(first.get_xydata(), [[0.9, 0.5]])
-    np.testing.assert_allclose(second.get_xydata(), [[0.4, 0.5], [0.6, 0.5]])
-    np.testing.assert_allclose(lower.patches[1].get_data().values, [0.25, 0.75])
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "40.0 %" in legend[0]
-    assert "10.0 %" in legend[1]
-
-
 # --- starts compared ----------------------------------------------------------------------------
 
 
@@ -446,17 +378,15 @@ def test_a_label_with_room_is_level_with_its_line():
         assert (box(label).y0 + box(label).y1) / 2 == pytest.approx(end[1], abs=3)
 
 
-def test_times_to_has_a_row_a_threshold_and_draws_lower_bounds_hollow():
+def test_dot_rows_have_a_row_a_name_and_a_dot_an_arm_but_where_it_never_came():
     keys = [("95 %", "random"), ("95 %", "digits"), ("99 %", "random"), ("99 %", "digits")]
-    means, lows, highs = [200, 90, 3000, 800], [150, 80, 2500, 700], [260, 100, 3600, 900]
-    times = spans(keys, means, lows, highs)
-    figure = plots.times_to(times, lower_bounds=[("99 %", "random")])
+    means, lows, highs = [200, 90, 3000, INF], [150, 80, 2500, 700], [260, 100, INF, INF]
+    figure = plots.dot_rows(spans(keys, means, lows, highs), "log count", "Steps", "Accuracy")
     ax = figure.axes[0]
     dots = [item.lines[0] for item in ax.containers]
-    assert [dot.get_xdata()[0] for dot in dots] == means
-    np.testing.assert_allclose(intervals(ax), list(zip(lows, highs, strict=True)))
-    hollow = [dot.get_markerfacecolor() == "white" for dot in dots]
-    assert hollow == [False, False, True, False]
+    assert [dot.get_xdata()[0] for dot in dots[:3]] == means[:3]
+    assert np.isnan(dots[3].get_xdata()[0])
+    assert intervals(ax)[:2] == [(150, 260), (80, 100)]
     for (_, arm), dot in zip(keys, dots, strict=True):
         assert dot.get_color() == ARM_STYLES[arm]["color"]
         assert dot.get_marker() == ARM_STYLES[arm]["marker"]
@@ -466,20 +396,36 @@ def test_times_to_has_a_row_a_threshold_and_draws_lower_bounds_hollow():
     assert tick_labels(ax.yaxis) == [(-1, "99 %"), (0, "95 %")]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["random start", "400 digits"]
-    assert "hollow" in ax.get_xlabel()
-    assert ax.get_xscale() == "log"
-    assert ax.xaxis.get_major_formatter()(2000) == "2,000"
-    assert "hollow" not in plots.times_to(times).axes[0].get_xlabel()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Steps (log scale)", "Accuracy")
+    assert np.isfinite(ax.get_xlim()).all()
+    alone = plots.dot_rows(spans([("W", "accuracy")], [0.5], [NAN], [NAN]), "percent", "Accuracy")
+    assert alone.legends == []
+    assert alone.axes[0].xaxis.get_major_formatter()(0.9) == "90 %"
 
 
-def test_robustness_draws_accuracies_on_a_plain_axis():
-    keys = [("blur", "digits"), ("noise", "digits")]
-    ax = plots.robustness(spans(keys, [0.9, 0.5], [0.88, 0.4], [0.92, 0.6])).axes[0]
-    assert [item.lines[0].get_xdata()[0] for item in ax.containers] == [0.9, 0.5]
-    np.testing.assert_allclose(intervals(ax), [(0.88, 0.92), (0.4, 0.6)])
-    assert tick_labels(ax.yaxis) == [(-1, "noise"), (0, "blur")]
-    assert ax.get_xscale() == "linear"
-    assert ax.xaxis.get_major_formatter()(0.9) == "90 %"
+def test_labels_of_a_log_axis_do_not_touch():
+    for end in (30, 3e6):
+        ax = plots.convergence({"digits": ([1, end], [[0.9, 0.1]])}).axes[0]
+        shown = [label for label in ax.get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+        assert ("5" in [label.get_text() for label in shown]) == (end == 30)
+
+
+def test_sizes_are_all_ticked_and_labelled_where_there_is_room():
+    sizes = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
+    ax = plots.label_factors(spans(sizes, *np.full((3, 12), 2.0))).axes[0]
+    ticks = tick_labels(ax.xaxis)
+    assert {place for place, _ in ticks} == set(sizes)
+    # at least a factor of 6000 ** (1 / 8) = 2.97 from one label to the next
+    labels = ["10", "50", "200", "1,000", "5,000", "20,000", "60,000"]
+    assert [label for _, label in ticks if label] == labels
+
+
+def test_an_arm_is_drawn_alike_by_its_name_and_by_its_label():
+    by_label = plots.styles_of(["400 digits", "anything else"])
+    assert by_label["400 digits"] == ARM_STYLES["digits"]
+    assert by_label["anything else"]["color"] not in {s["color"] for s in ARM_STYLES.values()}
 
 
 def test_label_efficiency_turns_accuracies_into_errors():
@@ -510,14 +456,6 @@ def test_label_efficiency_turns_accuracies_into_errors():
     del curves["once"]
     alone = plots.label_efficiency(curves).axes[0]
     assert [label for _, label in tick_labels(alone.xaxis) if label] == ["10", "100"]
-
-
-def test_many_sizes_are_all_ticked_and_few_labelled():
-    sizes = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
-    ax = plots.label_factors(spans(sizes, *np.full((3, 12), 2.0))).axes[0]
-    ticks = tick_labels(ax.xaxis)
-    assert {place for place, _ in ticks} == set(sizes)
-    assert [label for _, label in ticks if label] == ["10", "100", "1,000", "10,000"]
 
 
 def test_label_factors_point_up_where_there_is_no_bound():
@@ -558,19 +496,6 @@ def test_transplant_names_the_layers_and_both_ways():
     assert tuned.get_linestyle() != frozen.get_linestyle()
 
 
-def test_interpolation_draws_mean_and_range_of_the_pairs():
-    random = np.array([[0.25, 0.75, 0.25], [0.25, 1.0, 0.25]])
-    figure = plots.interpolation([0, 0.5, 1], {"random": random, "random to digits": random / 2})
-    ax = figure.axes[0]
-    line, mixed = ax.lines
-    np.testing.assert_array_equal(line.get_xydata(), [[0, 0.25], [0.5, 0.875], [1, 0.25]])
-    assert bands(ax)[0] == {0: (0.25, 0.25), 0.5: (0.75, 1.0), 1: (0.25, 0.25)}
-    assert ax.get_yscale() == "log"
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["random start", "random to digits"]
-    assert mixed.get_color() not in [style["color"] for style in ARM_STYLES.values()]
-
-
 def test_numbers_in_words_name_the_arms():
     values = {"random": 0.953, "digits": [0.9, 0.99], "1,000 labels": np.array([1])}
     expected = "random start 95.3%; 400 digits 90.0%, 99.0%; 1,000 labels 100.0%"
@@ -604,15 +529,15 @@ def test_transition_writes_each_share_in_its_cell():
     assert [label for _, label in tick_labels(ax.xaxis)] == ["a", "b"]
 
 
-def test_told_and_true_has_a_point_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
+def test_told_and_true_has_a_row_a_loss_and_keeps_what_is_told_over_100_percent_in_sight():
     one = (Interval(0.9, 0.88, 0.92, 1), 0.91)
     ax = plots.told_and_true({"one": one, "other": (Interval(1.01, 0.98, 1.03, 1), 0.99)}).axes[0]
-    bars = [line.get_segments()[0].tolist() for line in ax.collections]
-    np.testing.assert_allclose(bars, [[[0.09, 0.08], [0.09, 0.12]], [[0.01, 0.001], [0.01, 0.02]]])
-    points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(points, [[0.09, 0.1], [0.01, 0.001]])
-    assert texts(ax) == ["one", "other"]
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    dots = [item.lines[0].get_xdata()[0] for item in ax.containers]
+    np.testing.assert_allclose(dots, [0.1, 0.09, 0.001, 0.01])
+    np.testing.assert_allclose(intervals(ax)[0], (0.08, 0.12))
+    assert (0.001, 0.02) in [tuple(np.round(bar, 6)) for bar in intervals(ax)]
+    assert tick_labels(ax.yaxis) == [(-1, "other"), (0, "one")]
+    assert ax.get_xscale() == "log"
 
 
 def test_accuracy_curves_draw_the_mean_and_chance():
@@ -620,37 +545,6 @@ def test_accuracy_curves_draw_the_mean_and_chance():
     mean, chance = ax.lines
     np.testing.assert_allclose(mean.get_xydata(), [[1, 0.8], [10, 0.2]])
     np.testing.assert_allclose(chance.get_ydata(), 0.1)
-
-
-def test_seconds_to_draws_least_to_largest_and_leaves_out_what_never_arrived():
-    keys = [("99 %", "ours"), ("99 %", "peer"), ("99.5 %", "ours"), ("99.5 %", "peer")]
-    times = spans(keys, [8, 50, 40, INF], [7, 45, 30, 80], [9, 60, INF, INF])
-    ax = plots.seconds_to(times).axes[0]
-    assert [label for _, label in tick_labels(ax.yaxis)] == ["99.5 %", "99 %"]
-    drawn = [line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("v", "P")]
-    assert [x for x in drawn if np.isfinite(x)] == [8, 50, 40]
-    assert (7, 9) in intervals(ax)
-    assert np.isfinite(ax.get_xlim()).all()
-
-
-def test_race_draws_every_run_and_names_each_racer_once():
-    curves = {
-        "ours": [([1, 2], [0.1, 0.01]), ([1, 3], [0.2, 0.0])],
-        "peer": [([5, 9], [0.1, 0.02])],
-    }
-    ax = plots.race(curves).axes[0]
-    assert [list(line.get_ydata()) for line in ax.lines] == [[0.1, 0.01], [0.2, 1e-4], [0.1, 0.02]]
-    assert texts(ax) == ["ours", "peer"]
-
-
-def test_shapes_join_the_efficient_networks_from_the_smallest_on():
-    figure = plots.shapes([3e6, 1e6, 2e6], [0.01, 0.03, 0.04], ["c", "a", "b"], [True, True, False])
-    ax = figure.axes[0]
-    efficient, other = ax.lines
-    assert efficient.get_xydata().tolist() == [[1e6, 0.03], [3e6, 0.01]]
-    assert other.get_xydata().tolist() == [[2e6, 0.04]]
-    assert texts(ax) == ["a", "c"]
-    assert "2" in [label for _, label in tick_labels(ax.xaxis)]
 
 
 def test_misread_shows_the_errors_of_every_pass_and_counts_them_all():

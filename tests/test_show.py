@@ -2,7 +2,9 @@
 
 import base64
 import html.parser
+import io
 import json
+import re
 from types import SimpleNamespace
 
 import matplotlib
@@ -10,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from midas_lib import config, plots, results, show
+from midas_lib.analysis import Interval
 
 
 @pytest.fixture
@@ -51,11 +55,24 @@ def test_a_figure_carries_its_alt_text_caption_and_width(shown):
     page = Page(shown[0])
     (image,) = page.all("img")
     assert image["alt"] == 'a "line" rises 5\u202f%'
-    assert image["src"].startswith("data:image/png;base64,")
-    png = base64.b64decode(image["src"].partition(",")[2])
-    assert int(image["width"]) == int.from_bytes(png[16:20], "big") // 2
+    assert image["src"].startswith("data:image/svg+xml;base64,")
+    svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+    assert int(image["width"]) == round(float(re.search(r'width="([\d.]+)pt"', svg)[1]) / 0.75)
     assert 200 < int(image["width"]) <= 3 * 96
+    assert ">40</text>" in svg  # a tick's label; text is text
     assert "<figcaption>Rising &amp; &lt;rising&gt; 5\u202f%</figcaption>" in shown[0]
+
+
+def test_a_figure_of_pictures_is_a_png_of_few_colours_at_twice_the_resolution(shown):
+    fig = Figure(figsize=(3, 2))
+    fig.subplots().imshow(np.random.default_rng(0).random((9, 9)), cmap="magma")
+    show.figure(fig, "noise", "Noise")
+    (image,) = Page(shown[0]).all("img")
+    png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.mode == "P"
+        assert len(picture.getcolors()) <= 64
+        assert abs(picture.width / 2 - int(image["width"])) <= 1
 
 
 def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
@@ -141,6 +158,13 @@ def test_a_finding_is_markdown_in_a_box(shown):
     show.finding("Reads **90 %**")
     assert '<div class="finding">' in shown[0]
     assert "<strong>90\u202f%</strong>" in shown[0]
+    show.finding("Reads", "[1 %, 2 %] <n>")
+    assert "<p><small>[1\u202f%, 2\u202f%] &lt;n&gt;</small></p></div>" in shown[1]
+
+
+def test_an_interval_in_brief_is_without_its_n():
+    assert show.brief(Interval(0.5, 0.25, 0.75, 2480).percent()) == "50.0 % [25.0, 75.0]"
+    assert show.brief("1.7 [1.2, 2.0], n = 1,000 draws") == "1.7 [1.2, 2.0] draws"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "probe": "numpy keras tensorflow data train",
     "network": "numpy h5py",
     "inference": "numpy keras config files images data analysis audit network",
-    "plots": "numpy matplotlib config",
+    "plots": "numpy matplotlib PIL config",
     "pad": "numpy network",
     "colab": "nbformat config",
     "results": "numpy pandas config files analysis",

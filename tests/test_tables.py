@@ -4,7 +4,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from midas_lib.config import Network
 from midas_lib.studies import tables
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network(),
+        Network(channels=(8, 16), strides=(2, 1), kernel=3, normalised=False, pooling="mean"),
+    ],
+)
+def test_layers_are_told_as_keras_has_them(network):
+    from midas_lib.model import build_cnn
+
+    model = build_cnn(10, 28, network)
+    shapes = [
+        model.get_layer(f"conv{i + 1}").output.shape[1:] for i in range(len(network.channels))
+    ]
+    (size, _), *convolutions, (pooled, _), (classes, _) = tables.layers(network, 28, 10).values()
+    assert (size, classes) == ((28, 28, 1), (10,))
+    assert [shape for shape, _ in convolutions] == shapes
+    assert np.prod(pooled) == model.get_layer("features").output.shape[-1]
+    told = sum(weights for _, weights in tables.layers(network, 28, 10).values())
+    assert told == model.count_params()
 
 
 @pytest.fixture

@@ -9,8 +9,24 @@ import pandas as pd
 
 from midas_lib import analysis
 from midas_lib.analysis import Interval
+from midas_lib.config import Network
 
 THRESHOLDS = (0.95, 0.98, 0.99, 0.993)
+
+
+def layers(network: Network, size: int, classes: int) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The layers of `model.build_cnn`, told without Keras: {name: (output shape, weights)}, the
+    four numbers that batch normalisation has of each channel counted."""
+    found, side, before = {"picture": ((size, size, 1), 0)}, size, 1
+    for i, (channels, stride) in enumerate(zip(network.channels, network.strides, strict=True), 1):
+        kernel, side = network.kernel if i == 1 else 3, -(-side // stride)
+        weights = kernel**2 * before * channels + channels * (4 if network.normalised else 1)
+        found[f"conv {i}\n{kernel}×{kernel}, step {stride}"] = (side, side, channels), weights
+        before = channels
+    side = {"max": -(-side // 2), "quarters": 2, "mean": 1}[network.pooling]
+    found[{"max": "largest\nof 2×2"}.get(network.pooling, "means")] = (side, side, before), 0
+    found["scores"] = (classes,), (side * side * before + 1) * classes
+    return found
 
 
 def mean_by(table: pd.DataFrame, by: str | list[str], metric: str) -> dict[object, Interval]:
