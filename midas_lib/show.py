@@ -81,17 +81,19 @@ def _read(axis, value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def table(rows, caption: str) -> None:
+def table(rows, caption: str, folded: str | None = None) -> None:
     """Show a table: a data frame (without its index) or a list of dicts with the same keys. The
     first column names the row. A column of floats shows as many decimals as give its largest four
-    digits; None and NaN show as a dash."""
+    digits; None and NaN show as a dash. folded: the words behind which a long table lies closed,
+    but in print."""
     rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
     columns = []
     for name in rows[0] if rows else []:
         values = [results.plain(row[name]) for row in rows]
         number = all(isinstance(value, int | float | None) for value in values)
         columns.append({"name": typeset(name), "cells": _cells(values), "number": number})
-    _show("table", columns=columns, length=len(rows), caption=typeset(caption))
+    texts = {"caption": typeset(caption), "folded": folded and typeset(folded)}
+    _show("table", columns=columns, length=len(rows), **texts)
 
 
 def _cells(values: list) -> list[str]:

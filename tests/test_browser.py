@@ -183,6 +183,20 @@ def test_a_table_sorts_by_number_and_by_name(visit, write, monkeypatch):
     assert order() == "abc"
 
 
+def test_a_folded_table_opens_by_its_words_and_is_printed(visit, write, monkeypatch):
+    rows = [{"who": "a", "how many": 1}]
+    html = shown(monkeypatch, show.table, rows, "Counts", folded="The same in numbers, 5%")
+    page = visit(write(html))
+    table, words = page.locator("table"), page.get_by_text("The same in numbers, 5\u202f%")
+    assert not table.is_visible()
+    page.emulate_media(media="print")
+    assert table.is_visible()
+    assert not words.is_visible()
+    page.emulate_media(media="screen")
+    words.click()
+    assert table.is_visible()
+
+
 def test_the_pointer_is_told_the_numbers_of_the_point_it_is_on(visit, write, monkeypatch):
     fig = Figure(figsize=(5, 3))
     ax = fig.subplots()
