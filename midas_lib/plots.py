@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from midas_lib import config
 
@@ -50,11 +51,12 @@ class Figure(matplotlib.figure.Figure):
 
 
 def png(figure, **options) -> bytes:
-    """A figure as a PNG file, in the report's style; `options` are `Figure.savefig`'s."""
-    buffer = io.BytesIO()
+    """A figure as a PNG file of 64 colours, in the report's style; `options` are `savefig`'s."""
+    drawn, small = io.BytesIO(), io.BytesIO()
     with in_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
-    return buffer.getvalue()
+        figure.savefig(drawn, format="png", **options)
+    Image.open(drawn).convert("RGB").quantize(64).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def _styled(draw):
@@ -201,16 +203,19 @@ def learning_curves(histories):
     upper, lower = Figure(figsize=(WIDTH, 6.2)).subplots(2, 1, sharex=True)
     styles = cycle(matplotlib.rcParams["axes.prop_cycle"])
     metrics = (upper, "accuracy"), (lower, "loss")
-    kinds = {"val_": {"linestyle": "-"}, "": {"linestyle": ":", "marker": ""}}
+    kinds = {
+        "val_": {"linestyle": "-", "label": "held-out images"},
+        "": {"linestyle": ":", "marker": "", "label": "training images"},
+    }
     handles = []
     for (arm, history), style in zip(histories.items(), styles, strict=False):
         handles.append(style | {"label": arm})
         for (ax, metric), (prefix, look) in product(metrics, kinds.items()):
             if prefix + metric in history:
                 runs, steps = map(np.atleast_2d, (history[prefix + metric], history["step"]))
-                _band(ax, steps[0], _range(runs), style | look | {"markevery": 0.15})
-    for label, look in zip(("held-out images", "training images"), kinds.values(), strict=True):
-        handles.append(look | {"color": GREY, "label": label})
+                name = {"label": f"_{arm}, {look['label']}", "markevery": 0.15}
+                _band(ax, steps[0], _range(runs), style | look | name)
+    handles += [look | {"color": GREY} for look in kinds.values()]
     upper.set(ylabel="Accuracy")
     upper.yaxis.set_major_formatter(FORMATS["percent"])
     lower.set(ylabel="Loss (nats)", xlabel="Step")
@@ -222,7 +227,7 @@ def rate_test(rates, losses, *, chosen=None):
     """Learning-rate range test (Smith 2017, "Cyclical Learning Rates"): training loss (steps,)
     against the growing rate (steps,); `chosen` marks the peak rate taken."""
     ax = _axes(3.4, "Learning rate (log scale)", "Training loss (nats)", xscale="log")
-    ax.plot(rates, losses, color=BLUE, marker="")
+    ax.plot(rates, losses, color=BLUE, marker="", label="_")
     if chosen is not None:
         ax.axvline(chosen, color=RED, linestyle="--", marker="")
         place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
@@ -360,7 +365,7 @@ def told_and_true(losses):
         ax.vlines(errors[name], bottom, top, color=BLUE, alpha=0.5)
         ax.plot(errors[name], y, "o", color=BLUE, label=name)
     agree = [0.8 * min(errors.values()), 1.2 * max(errors.values())]
-    ax.plot(agree, agree, color=GREY, linestyle="--", marker="", label="_agree")
+    ax.plot(agree, agree, color=GREY, linestyle="--", marker="")
     return _label_ends(ax)
 
 
@@ -373,7 +378,7 @@ def accuracy_by(kind, accuracy):
     axes = Figure(figsize=(WIDTH, 1 + 0.2 * len(halves[0]))).subplots(1, 2, sharex=True)
     for ax, half in zip(axes, halves, strict=True):
         y = -np.arange(len(half))
-        ax.plot(values[half], y, "o", color=BLUE)
+        ax.plot(values[half], y, "o", color=BLUE, label="_")
         ax.axvline(np.nanmean(values), **DASHED)
         ax.set(xlabel="Accuracy", ylabel=kind, ylim=(0.5 - len(halves[0]), 0.7))
         ax.set_yticks(y, names[half])
@@ -421,7 +426,7 @@ def accuracy_curves(curves, *, chance):
     scales = {"xscale": "log", "ylim": (-0.02, 1.02)}
     ax = _axes(4, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
     _draw_ranges(ax, curves, markevery=0.1)
-    ax.axhline(chance, **DASHED, label="_chance")
+    ax.axhline(chance, **DASHED)
     return _label_ends(ax)
 
 
@@ -451,7 +456,7 @@ def race(curves):
         style = style | {"linewidth": 1.2, "markersize": 4}
         for seconds, errors in curves[racer]:
             ax.plot(seconds, np.maximum(errors, 1e-4), **style)
-            style = style | {"label": "_again"}
+            style = style | {"label": f"_{racer}"}
     return _label_ends(ax)
 
 
@@ -491,11 +496,12 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
             end = xs[-1], errors[0, -1]
             _note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
-            style = style | {"label": "_short"}
+            style = style | {"label": f"_{style['label']}"}
         _band(ax, xs, errors[[0, 2, 1]], style)
     none = sizes[0] / 2.5
     for name, reached in zero_shot.items():
-        ax.plot(none, 1 - reached, **styles[name] | {"markerfacecolor": "white", "label": "_none"})
+        hollow = {"markerfacecolor": "white", "label": f"_{styles[name]['label']}"}
+        ax.plot(none, 1 - reached, **styles[name] | hollow)
     _size_ticks(ax, sizes, {none: "none"} if zero_shot else {})
     return _label_ends(ax)
 
@@ -510,7 +516,7 @@ def label_factors(factors):
     beyond = np.isinf(middle) | np.isinf(highs)
     ax = _axes(3.8, "", "Labels a random start needs,\nas a multiple", y="log times")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
-    ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE)
+    ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE, label="_")
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
     ax.axhline(1, **DASHED)
     note = "; arrow: no upper bound" if beyond.any() else ""
@@ -595,7 +601,7 @@ def _range(runs):
 def _band(ax, x, values, style):
     """A line and the band about it: `values` (3, n), middle, low and high."""
     (line,) = ax.plot(x, values[0], **style)
-    line.bounds = values[1:].T  # a page shows them under the pointer
+    line.bounds = values[1:].T  # a page shows them under the pointer; its label without its "_"
     ax.fill_between(x, *values[1:], color=style["color"], alpha=0.15, lw=0)
 
 
