@@ -139,9 +139,11 @@ def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
         "results": info,
         "standin": results.is_standin(info or {}),
         "error": error,
+        "neighbours": _neighbours(info or {}),
+        "table": f"results/{stem(info['part'])}.csv" if info and info.get("part") in PARTS else "",
         "index_href": "../index.html" if error else "index.html",
     }
-    return _add_contents(exporter.from_notebook_node(run, resources)[0])
+    return _finish(exporter.from_notebook_node(run, resources)[0])
 
 
 def _join(cells: list) -> list:
@@ -159,9 +161,10 @@ def _join(cells: list) -> list:
     return joined if silent is None else [*joined, silent]
 
 
-def _add_contents(page: str) -> str:
-    """The page with an anchor on each section and a list of them where the template asks."""
-    entries = []
+def _finish(page: str) -> str:
+    """The page with an anchor on each section and a list of them where the template asks; figures,
+    tables and the code that makes them numbered; and links to figures and sources."""
+    entries, numbers, counts = [], {}, {"Figure": 0, "Table": 0}
 
     def anchor(heading):
         title = html.unescape(re.sub(r"<[^>]+>", "", heading[1]))
@@ -169,8 +172,45 @@ def _add_contents(page: str) -> str:
         entries.append(f'<li><a href="#{name}">{heading[1]}</a></li>')
         return f'<h2 id="{name}">{heading[1]}</h2>'
 
+    def number(figure):
+        tag, rest = figure.groups()
+        kind = "Table" if 'class="table"' in tag else "Figure"
+        counts[kind] += 1
+        title = f"{kind} {counts[kind]}"
+        given = re.search(r' id="([^"]*)"', tag)
+        name = given[1] if given else title.lower().replace(" ", "-")
+        numbers[name] = title
+        tag = tag if given else f'<figure id="{name}"{tag.removeprefix("<figure")}'
+        return f"{tag}{rest}<figcaption><b>{title}.</b> "
+
     page = re.sub(r"<h2>(.*?)</h2>", anchor, page)
-    return page.replace("<!--contents-->", f"<ol>{''.join(entries)}</ol>", 1)
+    page = page.replace("<!--contents-->", f"<ol>{''.join(entries)}</ol>", 1)
+    page = re.sub(r"(?s)(<figure(?! class=\"pad)[^>]*>)(.*?)<figcaption>", number, page)
+    before, *cells = page.split("<summary>Code</summary>")
+    for cell in cells:
+        made = ", ".join(re.findall(r"<figcaption><b>(.*?)\.</b>", cell))
+        before += f"<summary>Code{made and f' for {made}'}</summary>{cell}"
+    page = re.sub(r'(<a href="#([^"]+)">)(?=</a>)', lambda a: a[1] + numbers.get(a[2], ""), before)
+    text, heading, sources = page.partition('<h2 id="sources">')
+    *sources, end = sources.split("<li>")
+    sources = "".join(f'{one}<li id="source-{i}">' for i, one in enumerate(sources, 1))
+
+    def link(found):
+        there = found[2] and f'<li id="source-{found[2]}">' in sources
+        return f'[<a href="#source-{found[2]}">{found[2]}</a>]' if there else found[0]
+
+    unread = r"(?s)<(script|style|title|pre|code)\b.*?</\1>|<[^>]*>"  # no text of the page's
+    return re.sub(unread + r"|\[(\d+)\]", link, text) + heading + sources + end
+
+
+def _neighbours(info: dict) -> list[tuple[str, str]]:
+    """The pages of the parts before and after a results file's, where they have results, and what
+    to call them."""
+    part, found = info.get("part"), []
+    for words, other in (("Before", part - 1), ("Next", part + 1)) if part in PARTS else ():
+        if other in PARTS and results.exists(other, info["profile"]):
+            found.append((f"{stem(other)}.html", f"{words}: {PARTS[other][0]}"))
+    return found
 
 
 def render_pages(profile: str = "full") -> list[Path]:

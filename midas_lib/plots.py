@@ -385,11 +385,12 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
             end = xs[-1], errors[0, -1]
             note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
-            style = style | {"label": "_short"}
+            style = style | {"label": f"_{style['label']}"}
         _band(ax, xs, errors[[0, 2, 1]], style)
     none = sizes[0] / 2.5
     for name, reached in zero_shot.items():
-        ax.plot(none, 1 - reached, **styles[name] | {"markerfacecolor": "white", "label": "_none"})
+        hollow = {"markerfacecolor": "white", "label": f"_{styles[name]['label']}"}
+        ax.plot(none, 1 - reached, **styles[name] | hollow)
     _size_ticks(ax, sizes, {none: "none"} if zero_shot else {})
     return label_ends(ax)
 
@@ -404,7 +405,7 @@ def label_factors(factors):
     beyond = np.isinf(middle) | np.isinf(highs)
     ax = new_axes(3.8, "", "Labels a random start needs,\nas a multiple", y="log times")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
-    ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE)
+    ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE, label="_")
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
     ax.axhline(1, **DASHED)
     note = "; arrow: no upper bound" if beyond.any() else ""
@@ -481,7 +482,7 @@ def _range(runs):
 def _band(ax, x, values, style):
     """A line and the band about it: `values` (3, n), middle, low and high."""
     (line,) = ax.plot(x, values[0], **style)
-    line.bounds = values[1:].T  # a page shows them under the pointer
+    line.bounds = values[1:].T  # a page shows them under the pointer; its label without its "_"
     ax.fill_between(x, *values[1:], color=style["color"], alpha=0.15, lw=0)
 
 

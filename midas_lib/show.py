@@ -1,9 +1,9 @@
 """What a notebook shows: figures, tables and text, as HTML that a page keeps."""
 
 import base64
+import functools
 import html
 import io
-import itertools
 import math
 import re
 from pathlib import Path
@@ -11,21 +11,25 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from IPython.display import HTML, Markdown, display, publish_display_data
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from midas_lib import files, plots, results
+from midas_lib import files, pad, plots, results
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTE = "midas_lib_results"  # under which a notebook tells where its results lie
 
 
-def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> None:
+def figure(
+    fig: Figure, alt: str, caption: str, cells: dict | None = None, name: str | None = None
+) -> None:
     """Show a Matplotlib figure, as SVG, or as PNG at twice the screen's resolution where it holds
-    pictures, with alt text and caption. The numbers of the points on its named lines show under the
-    pointer. cells: where the first axes show a matrix, what there is to see behind each cell:
-    (row, column) -> (text, gray picture)."""
+    pictures, with alt text and caption. The numbers of its points show under the pointer. cells:
+    where the first axes show a matrix, what there is to see behind each cell: (row, column) ->
+    (text, gray picture). name: what a link in the text, `[](#name)`, calls it; the page puts its
+    number there."""
     from matplotlib import pyplot
 
     pictures = any(ax.images for ax in fig.axes)
@@ -34,10 +38,11 @@ def figure(fig: Figure, alt: str, caption: str, cells: dict | None = None) -> No
         source = f"image/{'png' if pictures else 'svg+xml'};base64,"
         source += _base64(save(fig, dpi=192, bbox_inches="tight"))
         box = fig.get_tightbbox().padded(0.1)  # what the picture shows, in inches
-        points, matrix = _points(fig, box), cells and _matrix(fig, box, cells)
+        lines, matrix = _lines(fig, box), cells and _matrix(fig, box, cells)
     pyplot.close(fig)  # or the notebook would show it a second time
-    texts = {"alt": typeset(alt), "caption": typeset(caption), "width": round(96 * box.width)}
-    _show("figure", source=source, **texts, points=points, matrix=matrix)
+    texts = {"alt": typeset(alt), "caption": typeset(caption), "name": name}
+    given = {"source": source, "width": round(96 * box.width), "chart": not pictures}
+    _show("figure", **texts, **given, lines=lines, matrix=matrix)
 
 
 def _base64(content: bytes) -> str:
@@ -59,62 +64,112 @@ def _matrix(fig, box, cells: dict) -> dict:
     return {"box": box, "columns": columns, "rows": rows, "cells": found}
 
 
-def _points(fig, box) -> list[tuple[float, float, str]]:
-    """Where the points of a figure's named lines lie in its picture, which shows `box`, as shares
-    of width and height from the top left, and what to say of each."""
-    points = []
-    for line in [line for ax in fig.axes for line in ax.get_lines()]:
-        ax, values = line.axes, np.column_stack(line.get_data()).astype(float)
-        places = (ax.transData.transform(values) / fig.dpi - box.min) / box.size
-        bounds = getattr(line, "bounds", itertools.repeat((), len(values)))
-        for (x, y), (across, up), bound in zip(values, places, bounds, strict=True):
-            if np.isfinite([x, y]).all() and not line.get_label().startswith("_"):
-                text = f"{line.get_label()}: {_read(ax.xaxis, x)}, {_read(ax.yaxis, y)}"
-                if len(bound):
-                    text += f" [{', '.join(_read(ax.yaxis, end) for end in bound)}]"
-                points.append((round(across, 4), round(1 - up, 4), typeset(text)))
-    return points
+def _lines(fig, box) -> list[list[tuple[float, float, str]]]:
+    """Of each line of a figure that has a label, and of each dot with its interval: where its
+    points lie in the picture, which shows `box`, as shares of width and height from the top left,
+    and what to say of each. A label after "_" is a name that the figure does not show."""
+    found = []
+    for ax in fig.axes:
+        bars = {bar[0]: bar for bar in ax.containers if isinstance(bar, ErrorbarContainer)}
+        for line in ax.get_lines():
+            bar, values = bars.get(line), np.column_stack(line.get_data()).astype(float)
+            name, across = (bar or line).get_label(), bool(bar and bar.has_xerr)
+            if name.startswith(("_child", "_nolegend")) or not np.isfinite(values).any():
+                continue
+            ends = [np.reshape(end, (-1, 2)) for end in bar[2][0].get_segments()] if bar else []
+            bounds = getattr(line, "bounds", [end[:, int(not across)] for end in ends])
+            places = (ax.transData.transform(values) / fig.dpi - box.min) / box.size
+            name = "" if name.startswith("_container") else name.removeprefix("_")
+            points = []
+            for i in np.flatnonzero(np.isfinite(values).all(1)):
+                said = _say(ax, values[i], bounds[i] if len(bounds) else (), across)
+                text = typeset(f"{name}: {said}" if name else said)
+                points.append((*np.abs([0, 1] - places[i]).round(4).tolist(), text))
+            found.append(points)
+    return found
+
+
+def _say(ax, values, bounds, across: bool) -> str:
+    """The values (x, y) of a point, each after its axis' name, and the bounds of the second, or of
+    the first where the interval lies across."""
+    told = []
+    for axis, value, own in zip((ax.xaxis, ax.yaxis), values, (across, not across), strict=True):
+        label = axis.get_label_text() or ax.figure.axes[-1].get_xlabel() * (axis is ax.xaxis)
+        label = re.sub(r"( \(log scale\)|,| with |;).*", "", label, flags=re.DOTALL)
+        ticks, linear = axis.get_majorticklocs(), axis.get_scale() == "linear"
+        near = ticks[np.argmin(abs(ticks - value))]
+        fixed = isinstance(axis.get_major_locator(), FixedLocator)
+        if fixed and (linear or np.isclose(near, value)):  # a row or a column, by its name
+            word = axis.get_major_formatter()(near)
+            told.append(f"{label} {word}".strip() * bool(word))
+            continue
+        ends = [_read(axis, end) for end in sorted(bounds) if own and np.isfinite(end)]
+        interval = f" [{', '.join(ends)}]" * (len(set(ends)) == 2)
+        told.append(f"{label} {_read(axis, value)}{interval}".strip())
+    return ", ".join(filter(None, told))
 
 
 def _read(axis, value: float) -> str:
-    """A value as the axis' own ticks would show it, or as a number where they are fixed."""
+    """A value as the axis' own ticks would show it, or as a number where they do not."""
     formatter = axis.get_major_formatter()
-    if isinstance(formatter, FuncFormatter):
-        return formatter(value)
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    text = formatter(value) if isinstance(formatter, FuncFormatter) else ""
+    if value % 1 and (not text or text.isdigit()):
+        return f"{value:.4g}"
+    return text or f"{value:,.0f}"
 
 
-def table(rows, caption: str, folded: str | None = None) -> None:
+def table(rows, caption: str, folded: str | None = None, name: str | None = None) -> None:
     """Show a table: a data frame (without its index) or a list of dicts with the same keys. The
     first column names the row. A column of floats shows as many decimals as give its largest four
-    digits; None and NaN show as a dash. folded: the words behind which a long table lies closed,
-    but in print."""
+    digits, p-values three; None and NaN show as a dash. folded: the words behind which a long table
+    lies closed, but in print. name: as a `figure`'s."""
     rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
     columns = []
-    for name in rows[0] if rows else []:
-        values = [results.plain(row[name]) for row in rows]
+    for title in rows[0] if rows else []:
+        values = [results.plain(row[title]) for row in rows]
         number = all(isinstance(value, int | float | None) for value in values)
-        columns.append({"name": typeset(name), "cells": _cells(values), "number": number})
-    texts = {"caption": typeset(caption), "folded": folded and typeset(folded)}
+        cells = zip(_cells(values, bool(re.match(r"p\b", title))), _ranks(values), strict=True)
+        columns.append({"name": typeset(title), "cells": list(cells), "number": number})
+    texts = {"caption": typeset(caption), "folded": folded and typeset(folded), "name": name}
     _show("table", columns=columns, length=len(rows), **texts)
 
 
-def _cells(values: list) -> list[str]:
+def _cells(values: list, p_values: bool = False) -> list[str]:
     """A column's values as text."""
     sizes = [abs(value) for value in values if isinstance(value, float) and value]
     decimals = max(0, 3 - math.floor(math.log10(max(sizes, default=1))))
 
     def text(value):
-        if isinstance(value, float):
-            return f"{value:.{decimals}f}".replace("-", "−")
-        return "–" if value is None else typeset(str(value))
+        if value is None:
+            return "–"
+        if p_values and isinstance(value, int | float):
+            return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+        form = f",.{decimals}f" if isinstance(value, float) else ","
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return f"{value:{form}}".replace("-", "−")
+        return typeset(str(value))
 
     return [text(value) for value in values]
 
 
+def _ranks(values: list) -> list[int | None]:
+    """Each value's place in its column's order, None for None: by number where all begin with one
+    (a sign like < or about may stand before), or else as words, the numbers in them by size."""
+    found = [re.match(r"[^\w−-]*([−-]?[\d,]*\.?\d+|inf)", str(value)) for value in values]
+    if all(match or value is None for match, value in zip(found, values, strict=True)):
+        keys = [match and float(match[1].replace(",", "").replace("−", "-")) for match in found]
+        keys = [v if isinstance(v, float) else k for v, k in zip(values, keys, strict=True)]
+    else:
+        number = functools.partial(re.sub, r"\d+(\.\d+)?", lambda n: f"{float(n[0]):020.6f}")
+        keys = [None if value is None else number(str(value).lower()) for value in values]
+    order = sorted({key for key in keys if key is not None})
+    return [None if key is None else order.index(key) for key in keys]
+
+
 def typeset(text: str) -> str:
     """The text with each percent sign a narrow space, at which no line breaks, from its number, but
-    not in an address, where letters or digits follow it."""
+    not in an address, where letters or digits follow it; "n = 5" does not break either."""
+    text = re.sub(r"\bn = (?=\d)", "n\u00a0=\u00a0", text)
     return re.sub(r"(?<=\d) ?%(?!\w)", "\u202f%", text)
 
 
@@ -131,18 +186,21 @@ def _show(template: str, **values) -> None:
 
 def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: str) -> None:
     """Show a pad on which one draws a character, which networks, title -> `pad.export`'s, read at
-    once, in the page. guides: name -> height of a faint line, as a share from the top."""
-    script = scripts()["pad"]
-    _show("pad", networks=networks, guides=guides, caption=caption, script=script)
+    once, in the page. guides: name -> where the ink's edges lie on the mean, as shares from the
+    top: of capitals, of small letters, and the base line. The pen's middle goes inside of them."""
+    capitals, small, base = guides.values()
+    # Half a pen puts the ink there; strokes on the lines tell small from capital with a whole one.
+    heights = capitals + pad.PEN / 2, small + pad.PEN, base - pad.PEN
+    guides, samples = dict(zip(guides, heights, strict=True)), pad.samples(*heights)
+    given = {"networks": networks, "guides": guides, "samples": samples, "caption": caption}
+    _show("pad", script=scripts()["pad"], **given)
 
 
 def scripts() -> dict[str, str]:
     """The scripts that a page may run, and no others: of every "page", and of the "pad"."""
-    vendored = sorted((TEMPLATES / "vendor").glob("tf-*.js"), reverse=True)  # the core goes first
-    parts = [path.read_text("utf-8") for path in (*vendored, TEMPLATES / "midas" / "pad.js")]
-    parts.append('pad.start(document.currentScript.closest("figure"));')
-    page = (TEMPLATES / "midas" / "page.js").read_text("utf-8")
-    return {"page": page, "pad": "\n".join(parts)}
+    found = {name: (TEMPLATES / "midas" / f"{name}.js").read_text() for name in ("page", "pad")}
+    found["pad"] += 'pad.start(document.currentScript.closest("figure"));'
+    return found
 
 
 def markdown(text: str) -> None:

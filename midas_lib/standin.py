@@ -139,6 +139,11 @@ def _write(glyph: str, hand: dict, rng: np.random.Generator) -> list[np.ndarray]
     return lines
 
 
+def curves(glyph: str) -> list[np.ndarray]:
+    """The strokes of a character in the font, polylines (points, 2)."""
+    return [_spline(len(stroke)) @ stroke for stroke in GLYPHS[glyph]]
+
+
 @functools.cache
 def _spline(n: int) -> np.ndarray:
     """Matrix that turns n control points into points on their curve, by Chaikin's subdivision."""

@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fakes import NETWORKS, kind_of_network, trained
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Error, sync_playwright
+from scipy import special
 
-from midas_lib import config, data, images, inference, pad, pages, show
+from midas_lib import analysis, config, data, images, inference, pad, pages, show
 from midas_lib.config import Preprocessing
 
 EXECUTED = Path(pages.__file__).parent.parent / "executed"
@@ -164,23 +166,36 @@ def test_code_unfolds_one_by_one_and_all_at_once(visit, write):
     assert [code.nth(i).is_visible() for i in (0, 1)] == [False, False]
 
 
-def test_a_table_sorts_by_number_and_by_name(visit, write, monkeypatch):
-    rows = [
-        {"who": who, "how many": much} for who, much in (("b", "900"), ("c", "10,000"), ("a", "−3"))
-    ]
+def test_a_table_sorts_by_what_python_ranked_and_back(visit, write, monkeypatch):
+    told = ("b", "900", "dropout 0.3"), ("c", "inf, n = 1", "dropout 0.25"), ("a", "−3", "all")
+    told += (("d", None, "peak 10"), ("e", "10,000", "peak 9"))
+    rows = [dict(zip(("who", "how many", "what"), row, strict=True)) for row in told]
     page = visit(write(shown(monkeypatch, show.table, rows, "Counts")))
 
-    def order():
+    def order(name=None):
+        if name:
+            page.get_by_role("button", name=name).click()
         return "".join(page.locator("tbody th").all_inner_texts())
 
-    assert order() == "bca"
-    page.get_by_role("button", name="how many").click()
-    assert order() == "abc"
+    assert order() == "bcade"
+    assert order("how many") == "abecd"  # what has no value goes last, both ways
     assert page.locator("th[aria-sort='ascending']").inner_text().startswith("how many")
-    page.get_by_role("button", name="how many").click()
-    assert order() == "cba"
-    page.get_by_role("button", name="who").click()
-    assert order() == "abc"
+    assert order("how many") == "cebad"
+    assert order("how many") == "bcade"
+    assert page.locator("th[aria-sort]").count() == 0
+    assert order("what") == "acbed"
+    assert order("who") == "abcde"
+
+
+def test_a_table_can_be_taken_along_as_csv(visit, write, monkeypatch):
+    rows = [{"who": 'the "first", 5%', "how many": 14375}, {"who": "b", "how many": -3}]
+    page = visit(write(shown(monkeypatch, show.table, rows, "Counts")))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download this table as CSV").click()
+    table = pd.read_csv(download.value.path())
+    assert download.value.suggested_filename == "A report, Table 1.csv"
+    assert table["who"].tolist() == ['the "first", 5\u202f%', "b"]
+    assert table["how many"].tolist() == ["14,375", "−3"]
 
 
 def test_a_folded_table_opens_by_its_words_and_is_printed(visit, write, monkeypatch):
@@ -197,22 +212,41 @@ def test_a_folded_table_opens_by_its_words_and_is_printed(visit, write, monkeypa
     assert table.is_visible()
 
 
-def test_the_pointer_is_told_the_numbers_of_the_point_it_is_on(visit, write, monkeypatch):
+def test_the_numbers_of_a_point_by_pointer_tap_and_keys(visit, write, monkeypatch):
     fig = Figure(figsize=(5, 3))
     ax = fig.subplots()
     (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="ours")
-    line.bounds = np.array([(1, 9), (60, 75), (2, 8)])
-    ax.set(ylim=(0, 100), xlim=(0, 2))
-    page = visit(write(shown(monkeypatch, show.figure, fig, "a line with three points", "A line")))
-    image = page.locator("figure img").bounding_box()
+    line.bounds = np.array([(9, 1), (75, 60), (np.nan, np.nan)])
+    ax.plot([0, 2], [90, 80], label="_theirs")
+    ax.set(ylim=(0, 100), xlim=(0, 2), xlabel="Step (log scale)", ylabel="Loss (nats)")
+    html = shown(monkeypatch, show.figure, fig, "a line with three points", "A line")
+    page = visit(write(html), has_touch=True)
+    image, note = page.locator("figure img").bounding_box(), page.locator(".note")
     left, bottom, width, height = ax.get_position().bounds
     box = fig.get_tightbbox().padded(0.1)
-    x = ((left + width / 2) * 5 - box.x0) / box.width
-    y = 1 - ((bottom + 0.7 * height) * 3 - box.y0) / box.height
-    page.mouse.move(image["x"] + x * image["width"], image["y"] + y * image["height"])
-    assert page.locator(".note").inner_text() == "ours: 1, 70 [60, 75]"
-    page.mouse.move(image["x"] + x * image["width"], image["y"] + image["height"] - 3)
-    assert not page.locator(".note").is_visible()
+
+    def at(x, y):
+        across = ((left + width * x / 2) * 5 - box.x0) / box.width
+        down = 1 - ((bottom + height * y / 100) * 3 - box.y0) / box.height
+        return image["x"] + across * image["width"], image["y"] + down * image["height"]
+
+    page.mouse.move(*at(1, 70))
+    assert note.inner_text() == "ours: Step 1, Loss (nats) 70 [60, 75]"
+    page.mouse.move(*at(1, 40))
+    assert not note.is_visible()
+    page.touchscreen.tap(*at(2, 6))
+    page.mouse.move(*at(1, 40))
+    assert note.inner_text() == "ours: Step 2, Loss (nats) 6"  # it stays, and has no interval
+    edge = note.bounding_box()
+    assert edge["x"] + edge["width"] <= image["x"] + image["width"] + 1
+    page.keyboard.press("ArrowLeft")
+    assert note.inner_text() == "ours: Step 1, Loss (nats) 70 [60, 75]"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    assert note.inner_text() == "theirs: Step 0, Loss (nats) 90"
+    page.keyboard.press("Escape")
+    assert not note.is_visible()
+    assert "arrow keys" in page.locator("figcaption").inner_text()
 
 
 def test_a_cell_of_a_matrix_shows_what_is_behind_it(visit, write, monkeypatch):
@@ -268,65 +302,201 @@ def test_a_script_that_is_not_ours_does_not_run(browser, write):
 # -- the pad
 
 
+GUIDES = {"top of capitals": 0.25, "top of small letters": 0.37, "base line": 0.77}
+
+
+def halved(reader):
+    """A reader with its weights as the page has them, rounded to 16 bits but for the geometry's."""
+    layers = [
+        layer if layer.kernel is None or layer.kind == "geometry"
+        else layer._replace(kernel=np.float32(np.float16(layer.kernel)),
+                            bias=np.float32(np.float16(layer.bias)))
+        for layer in reader.network.layers
+    ]  # fmt: skip
+    network = dataclasses.replace(reader.network, layers=tuple(layers))
+    return dataclasses.replace(reader, network=network)
+
+
+READ = """(network, input) => {
+  return pad.answer(network, pad.logits(network, input.picture), input.geometry);
+}"""
+
+
 def test_the_page_reads_as_keras_does(visit, write, monkeypatch, reader, characters):
-    html = shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, {}, "Draw")
+    html = shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, GUIDES, "Draw")
     rows = np.random.default_rng(0).permutation(len(characters.labels))[:100]
     scans = characters.images[rows]
-    expected = reader.probabilities(scans)
+    expected = halved(reader).probabilities(scans)
+    np.testing.assert_allclose(expected, reader.probabilities(scans), rtol=0, atol=5e-3)
     page = visit(write(html))
-    read = """scans => {
+    read = f"""scans => {{
       const data = document.querySelector(".pad script[type='application/json']");
       const network = pad.unpack(JSON.parse(data.textContent));
-      return scans.map((text) => {
+      return scans.map((text) => {{
         const scan = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-        return pad.answer(network, pad.preprocess(scan, network.mode, network.margin));
-      });
-    }"""
+        return ({READ})(network, pad.preprocess(scan, network.mode, network.margin));
+      }});
+    }}"""
     inks = [base64.b64encode(images.ink(scan).tobytes()).decode() for scan in scans]
     answers = np.array(page.evaluate(read, inks))
     assert answers.shape == (100, 62)
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-3)
 
 
-def test_what_is_drawn_is_read_and_wiped_out(visit, write, monkeypatch, reader):
-    networks = {"first": pad.export(reader), "second": pad.export(reader)}
-    guides = {"base line": 0.76}
-    page = visit(write(shown(monkeypatch, show.drawing_pad, networks, guides, "Draw")), PHONE)
-    paper, guesses = page.locator(".paper canvas"), page.locator(".reading li")
-    paper.scroll_into_view_if_needed()
-    box = paper.bounding_box()
+@pytest.fixture
+def paper(visit, write, monkeypatch, reader):
+    """A page's pad with two readers; `stroke` draws through points, in shares of the paper, `ink`
+    counts its dark pixels, `said` waits for an answer."""
+    digits = EXECUTED.parent / "checkpoints" / "part3" / "recovered-random.keras"
+    readers = {"all": reader, "digits": inference.load_classifier(digits)}
+    networks = {name: pad.export(one) for name, one in readers.items()}
+    html = shown(monkeypatch, show.drawing_pad, networks, GUIDES, "Draw")
+    page = visit(write(html), PHONE, has_touch=True)
+    page.locator(".paper").scroll_into_view_if_needed()
+    box = page.locator(".paper").bounding_box()
 
-    def stroke(*points):
+    def stroke(*points, button="left"):
         for i, (x, y) in enumerate(points):
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
             if i == 0:
-                page.mouse.down()
-        page.mouse.up()
+                page.mouse.down(button=button)
+        page.mouse.up(button=button)
 
-    stroke((0.35, 0.25), (0.65, 0.25))
-    stroke((0.5, 0.25), (0.5, 0.76))
+    pixels = "c => c.getContext('2d').getImageData(0, 0, 1200, 900).data"
+    pixels += ".filter((value, i) => i % 4 === 3 && value > 127).length"
+    page.stroke, page.box = stroke, box
+    page.said = lambda text: page.get_by_role("status").filter(has_text=text).wait_for()
+    page.ink = lambda: page.locator(".paper canvas").evaluate(pixels)
+    return page
+
+
+def test_what_is_drawn_is_read_taken_back_and_wiped_out(paper):
+    guesses = paper.locator(".guesses li")
+    paper.stroke((0.35, 0.25), (0.65, 0.25))
+    paper.said("percent")
+    bar = guesses.first.inner_text()
+    paper.stroke((0.5, 0.25), (0.5, 0.76))
+    paper.said("capital T, ")
     assert guesses.count() == 5
     assert guesses.first.inner_text().startswith("T ")
-    page.get_by_label("second").check()
-    assert guesses.first.inner_text().startswith("T ")
-    page.get_by_role("button", name="Clear").click()
-    assert guesses.count() == 0
+    paper.get_by_role("button", name="Undo").click()
+    assert guesses.first.inner_text() == bar
+    paper.get_by_role("button", name="Clear").click()
+    paper.said("Nothing is drawn.")
+    paper.get_by_role("button", name="Undo").click()
+    assert guesses.count() == paper.ink() == 0
+
+
+def test_a_tap_leaves_a_dot_and_the_right_button_nothing(paper):
+    paper.stroke((0.5, 0.5), button="right")
+    assert paper.ink() == 0
+    paper.stroke((0.5, 0.5))
+    assert paper.ink() == pytest.approx(np.pi * 30**2, rel=0.05)  # a disc as wide as the pen
+
+
+def test_a_second_finger_draws_nothing(paper):
+    touch = paper.context.new_cdp_session(paper)
+
+    def fingers(kind, *points):
+        box = paper.box
+        at = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": i}
+            for i, (x, y) in enumerate(points)
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    fingers("touchStart", (0.3, 0.3))
+    fingers("touchMove", (0.3, 0.4))
+    one = paper.ink()
+    fingers("touchStart", (0.3, 0.4), (0.8, 0.8))
+    fingers("touchMove", (0.3, 0.4), (0.8, 0.5))
+    assert paper.ink() == one
+    fingers("touchMove", (0.3, 0.5), (0.8, 0.5))
+    fingers("touchEnd")
+    assert paper.ink() == pytest.approx(one + 60 * 90, rel=0.05)  # the first finger went on
+
+
+def test_strokes_on_the_lines_are_read_in_the_case_of_the_lines(paper, monkeypatch):
+    tops = "all => all.map((line) => parseFloat(line.style.top) / 100)"
+    lines = paper.locator(".paper i").evaluate_all(tops)
+    names = "cosuvxzCOSUVXZ"
+    monkeypatch.setattr(pad, "SAMPLES", names)
+    read = ""
+    for strokes in pad.samples(*lines).values():
+        sample = paper.locator("[data-sample]").first
+        sample.evaluate("(button, strokes) => { button.dataset.sample = strokes; }", str(strokes))
+        sample.click()
+        read += paper.locator(".guesses li").first.inner_text()[0]
+    assert read == names
+
+
+def test_a_sample_is_read_by_keyboard_and_digits_come_with_a_caveat(paper):
+    paper.get_by_role("button", name="Draw a capital T").focus()
+    paper.keyboard.press("Enter")
+    paper.said("capital T, ")
+    assert not paper.get_by_text("knows digits alone").is_visible()
+    paper.get_by_label("digits").check()
+    paper.said("digit ")
+    assert paper.get_by_text("knows digits alone").is_visible()
+    assert not paper.get_by_label("Learn my hand").is_visible()
+
+
+def test_it_learns_a_hand_and_says_what_it_believes(paper):
+    for name in "ATC":
+        paper.get_by_role("button", name=f"Draw a capital {name}").click()
+        paper.get_by_role("button", name="Keep it").click()
+    assert paper.locator(".kept li").all_inner_texts() == ["A", "T", "C"]
+    assert "your hand, from 3 characters" in paper.locator(".belief").inner_text()
+    paper.get_by_role("button", name="Draw a small o").click()
+    learned = paper.locator(".guesses").inner_text()
+    paper.get_by_label("Learn my hand").uncheck()
+    assert paper.locator(".guesses").inner_text() != learned
+    assert paper.locator(".belief").inner_text() == ""
+    paper.get_by_role("button", name="Forget my hand").click()
+    assert paper.locator(".kept li").count() == 0
+
+
+def test_the_page_estimates_one_hand_as_python_does(paper, reader):
+    rng = np.random.default_rng(0)
+    logs, geometry = rng.normal(0, 2, (7, 62)), rng.uniform(0.2, 0.8, (7, 2))
+    known = dict(reader.hands)
+    weight, hands = known.pop("weight"), analysis.Hands(**known)
+    for count in (1, 7):
+        expected = analysis.one_hand(logs[:count], geometry[:count], hands, weight)
+        given = [logs[:count].tolist(), geometry[:count].tolist(), pad.export(reader)["hands"]]
+        found = paper.evaluate("given => pad.oneHand(...given)", given)
+        np.testing.assert_allclose(found["scores"], expected, rtol=1e-9)
+    # Its offset is the posterior mean, given how far each lies from what it is read as.
+    away = geometry[:, None] - hands.means
+    mean = np.einsum("nc,nci->i", special.softmax(expected, 1), away) / 7
+    noise = hands.within / 7
+    offset = hands.between @ np.linalg.inv(hands.between + noise) @ mean
+    np.testing.assert_allclose(found["offset"], offset, atol=1e-4)
+
+
+def test_without_scripts_there_is_no_dead_pad(visit, write, monkeypatch, reader):
+    html = shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, GUIDES, "Draw")
+    page = visit(write(html), java_script_enabled=False)
+    assert page.get_by_text("That needs scripts").is_visible()
+    assert not any(one.is_visible() for one in page.locator(".pad canvas, .pad button").all())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_page_computes_every_kind_of_network(visit, write, monkeypatch, name):
-    rng, network = np.random.default_rng(0), kind_of_network(name)
+    rng, network = np.random.default_rng(0), trained(kind_of_network(name))
     pictures = rng.integers(0, 256, (5, 28, 28, 1))
     geometry = rng.random((5, 2))
-    expected = network.predict_on_batch([pictures.astype(np.float32), geometry])
     reader = inference.Classifier(
-        network=trained(network), class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()
+        network=network, class_names=config.DIGIT_NAMES, preprocessing=Preprocessing()
     )
-    page = visit(write(shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, {}, "D")))
-    read = """([network, all]) => {
+    expected = halved(reader).network(pictures, geometry)
+    page = visit(
+        write(shown(monkeypatch, show.drawing_pad, {"ours": pad.export(reader)}, GUIDES, "D"))
+    )
+    read = f"""([network, all]) => {{
       const unpacked = pad.unpack(network);
-      return all.map(([picture, geometry]) => pad.answer(unpacked, { picture, geometry }));
-    }"""
+      return all.map(([picture, geometry]) => ({READ})(unpacked, {{ picture, geometry }}));
+    }}"""
     inputs = [[p.ravel().tolist(), g.tolist()] for p, g in zip(pictures, geometry, strict=True)]
     answers = page.evaluate(read, [pad.export(reader), inputs])
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-4)

@@ -132,6 +132,43 @@ def test_the_contents_lead_to_the_sections(project):
     assert links == ["#report", "#is-it-safe-sound", "#sources"]
 
 
+def test_figures_tables_and_sources_are_numbered_and_linked(project):
+    made = {
+        "draw()": '<figure class="chart">a <figcaption>Late [2]</figcaption></figure>',
+        "rows()": '<figure id="rows" class="table"><figcaption>R</figcaption></figure>',
+        "pad()": '<figure class="pad"><figcaption>Draw</figcaption></figure>',
+    }
+    text = "# T\n\nAs [](#rows) has it [1], `a[1]`, not [3].\n\n## Sources\n\n1. One\n2. Two"
+    cells = [new_markdown_cell(text.partition("## ")[0])]
+    for source, html in made.items():
+        output = new_output("display_data", {"text/html": html})
+        cells.append(new_code_cell(source, outputs=[output]))
+    cells.append(new_markdown_cell("## " + text.partition("## ")[2]))
+    page = pages._render(new_notebook(cells=cells))
+    assert '<figure id="figure-1" class="chart">a <figcaption><b>Figure 1.</b> Late' in page
+    assert '<figure id="rows" class="table"><figcaption><b>Table 1.</b> R' in page
+    assert 'As <a href="#rows">Table 1</a> has it [<a href="#source-1">1</a>]' in page
+    assert 'Late [<a href="#source-2">2</a>]' in page
+    assert "a[1]" in page
+    assert "not [3]" in page
+    assert '<li id="source-2">Two' in page
+    summaries = re.findall("<summary>(Code.*?)</summary>", page)
+    assert summaries == ["Code for Figure 1", "Code for Table 1", "Code"]
+    assert "<figcaption>Draw" in page
+
+
+def test_a_part_leads_to_its_neighbours_that_have_results_and_to_its_table(project):
+    for part in (1, 3):
+        drawn(project / "executed", part)
+    text = pages._render(new_notebook(), info=info(part=2))
+    assert 'href="part1.html">Before: Part 1' in text
+    assert 'href="part3.html">Next: Part 3' in text
+    assert 'href="results/part2.csv"' in text
+    text = pages._render(new_notebook(), info=info(part=3))
+    assert "part2.html" not in text
+    assert "Next: " not in text
+
+
 def test_a_page_made_from_stand_in_data_says_so(project):
     text = pages._render(new_notebook(), info=info("smoke", "stand-in"))
     assert "Stand-in data" in text.split("<footer>")[0]

@@ -1,6 +1,5 @@
 """What the documents say is what the files beside them say."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = sorted((ROOT / "executed" / "results").glob("*.json"))
 CHECKPOINTS = sorted((ROOT / "checkpoints").glob("part*/*.json"))
-VENDOR = ROOT / "midas_lib" / "templates" / "vendor"
 
 
 @pytest.mark.parametrize("results", PUBLISHED, ids=lambda path: path.stem)
@@ -30,19 +28,6 @@ def test_the_model_card_has_every_network_with_its_measured_accuracy():
         measured[f"{path.parent.name}/{path.stem}.keras"] = f"{accuracy:.4f}"
     assert len(measured) >= 9
     assert stated == measured
-
-
-def test_every_vendored_file_is_the_published_one_and_has_its_licence():
-    text = (VENDOR / "LICENSE").read_text()
-    recorded = dict(re.findall(r"^here: (\S+)\nsha256: ([0-9a-f]{64})$", text, re.MULTILINE))
-    files = [path for path in VENDOR.iterdir() if path.name != "LICENSE"]
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    assert recorded == found
-    assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
-    for version, path in zip(
-        re.findall(r"^package: .*@(\S+)$", text, re.MULTILINE), found, strict=True
-    ):
-        assert f'"{version}"' in (VENDOR / path).read_text()
 
 
 def test_the_readme_names_files_that_exist():

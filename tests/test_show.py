@@ -45,8 +45,10 @@ def line_figure():
     fig = Figure(figsize=(3, 2))
     ax = fig.subplots()
     (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="it's <ours>")
-    ax.plot([0, 1], [1, 2], label="_unnamed")
-    line.bounds = np.array([(1, 9), (60, 75), (2, 8)])
+    ax.plot([0, 1], [1, 2])
+    ax.set_xlabel("Step (log scale)")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    line.bounds = np.array([(9, 1), (60, 75), (np.nan, np.nan)])  # as errors, turned round
     return fig
 
 
@@ -77,16 +79,36 @@ def test_a_figure_of_pictures_is_a_png_of_few_colours_at_twice_the_resolution(sh
 
 def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
     show.figure(line_figure(), "a line", "A line")
-    points = json.loads(Page(shown[0]).all("figure")[0]["data-points"])
-    assert [text for _, _, text in points] == [
-        "it's <ours>: 0, 5 [1, 9]",
-        "it's <ours>: 1, 70 [60, 75]",
-        "it's <ours>: 2, 6 [2, 8]",
+    (line,) = json.loads(Page(shown[0]).all("figure")[0]["data-lines"])
+    assert [text for _, _, text in line] == [
+        "it's <ours>: Step 0, 5 % [1 %, 9 %]",
+        "it's <ours>: Step 1, 70 % [60 %, 75 %]",
+        "it's <ours>: Step 2, 6 %",
     ]
-    (left, low, _), (middle, top, _), (right, _, _) = points
+    (left, low, _), (middle, top, _), (right, _, _) = line
     assert 0 < left < middle < right < 1
     assert 0 < top < 0.2
     assert 0.7 < low < 1  # from the top
+
+
+def test_dots_with_intervals_tell_their_row_and_what_is_not_drawn_is_not_told(shown):
+    spread = SimpleNamespace(mean=0.5, low=0.4, high=0.6)
+    endless = SimpleNamespace(mean=0.7, low=np.nan, high=np.nan)
+    show.figure(plots.robustness({("blur", "a"): spread, ("noise", "b"): endless}), "a", "b")
+    lines = json.loads(Page(shown[0]).all("figure")[0]["data-lines"])
+    assert [text for line in lines for _, _, text in line] == [
+        "a: Accuracy 50 % [40 %, 60 %], blur",
+        "b: Accuracy 70 %, noise",
+    ]
+
+
+def test_a_size_between_ticks_is_told_as_a_number(shown):
+    spread = SimpleNamespace(mean=0.5, low=0.4, high=0.6)
+    accuracy = {"a": dict.fromkeys((10, 30, 100, 300, 1000), spread)}
+    show.figure(plots.label_efficiency(accuracy), "a", "b")
+    (line,) = json.loads(Page(shown[0]).all("figure")[0]["data-lines"])
+    assert line[1][2].startswith("a: Labelled training images 30, Test error 50 %")
+    assert line[4][2].startswith("a: Labelled training images 1,000, ")
 
 
 def test_a_figure_looks_the_same_whatever_the_users_settings(shown):
@@ -122,12 +144,12 @@ def test_a_table_is_escaped_aligned_and_rounded(shown):
     ]
     show.table(rows, "Gains <all>")
     text = shown[0]
-    assert '<th scope="row">&lt;a&gt; 5\u202f%</th>' in text
-    assert '<td class="number">−0.1235</td>' in text
+    assert '<th scope="row" data-rank="0">&lt;a&gt; 5\u202f%</th>' in text
+    assert '<td class="number" data-rank="0">−0.1235</td>' in text
     assert '<td class="number">–</td>' in text
     assert '<th scope="col" class="number">n</th>' in text
     assert '<th scope="col">name</th>' in text
-    assert '<td class="number">5</td>' in text
+    assert '<td class="number" data-rank="1">5</td>' in text
     assert "<figcaption>Gains &lt;all&gt;</figcaption>" in text
 
 
@@ -136,15 +158,31 @@ def test_a_table_is_escaped_aligned_and_rounded(shown):
     [
         ([0.5, 0.0625], ["0.5000", "0.0625"]),
         ([1.0, 20.5], ["1.00", "20.50"]),
-        ([12345.6, 1.5], ["12346", "2"]),
+        ([12345.6, 1.5], ["12,346", "2"]),
         ([0.0, None], ["0.000", "–"]),
         ([999.0, -3.0], ["999.0", "−3.0"]),
-        ([1, 20], ["1", "20"]),
+        ([1, 14375], ["1", "14,375"]),
         (["a", None], ["a", "–"]),
     ],
 )
 def test_a_column_shows_four_digits_of_its_largest(values, cells, shown):
     assert show._cells(values) == cells
+
+
+def test_p_values_are_never_zero():
+    assert show._cells([1e-9, 0.0123, 1.0], True) == ["< 0.001", "0.012", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ranks"),
+    [
+        ([0.5, None, -2, 0.5], [1, None, 0, 1]),
+        (["inf, n = 1", "10,000", "−3 %", "< 0.1", "+2.5 [1, 4]"], [4, 3, 0, 1, 2]),
+        (["dropout 0.3", "dropout 0.25", "Adam", "peak 10", "peak 9"], [2, 1, 0, 4, 3]),
+    ],
+)
+def test_cells_are_ranked_by_number_or_as_words(values, ranks):
+    assert show._ranks(values) == ranks
 
 
 def test_a_table_takes_a_data_frame_as_well(shown):
@@ -175,6 +213,7 @@ def test_an_interval_in_brief_is_without_its_n():
         ("[two](https://example.org/v1%20two)", "[two](https://example.org/v1%20two)"),
         ("<https://example.org/1%2Fa?b=2%c3%a4>", "<https://example.org/1%2Fa?b=2%c3%a4>"),
         ("a % sign", "a % sign"),
+        ("5 %, n = 5", "5\u202f%, n\u00a0=\u00a05"),
     ],
 )
 def test_percent_signs_stay_by_their_numbers_and_addresses_whole(text, expected, shown):

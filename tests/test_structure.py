@@ -39,10 +39,10 @@ MAY_IMPORT = {
     "network": "numpy h5py",
     "inference": "numpy keras config files images data analysis audit network",
     "plots": "numpy matplotlib PIL config",
-    "pad": "numpy network",
+    "pad": "numpy network standin",
     "colab": "nbformat config",
     "results": "numpy pandas config files analysis",
-    "show": "numpy matplotlib IPython jinja2 nbconvert files plots results",
+    "show": "numpy matplotlib IPython jinja2 nbconvert files pad plots results",
     "pages": "nbconvert papermill nbformat nbclient jupyter_client ipykernel"
     " config files colab results show",
     "studies": "numpy pandas keras config files images data corruptions analysis audit model train"

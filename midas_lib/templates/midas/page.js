@@ -33,32 +33,43 @@
     fold.textContent = open ? "Hide all code" : "Show all code";
   });
 
-  // Tables: a column's name sorts by it, a second time the other way round.
-  const value = (cell) => {
-    const text = cell.textContent.trim().replaceAll("−", "-").replaceAll(",", "");
-    const number = text.match(/^[^\d-]*(-?\d+(\.\d+)?)/);
-    return number ? Number(number[1]) : text;
+  const add = (parent, tag, set) => {
+    const element = Object.assign(document.createElement(tag), set);
+    parent.append(element);
+    return element;
   };
-  const compare = (a, b) => {
-    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
-    return typeof a === "number" ? a - b : a.localeCompare(b);
-  };
+
+  // Tables: a column's name sorts by it, then the other way round, then as it was. Python has
+  // written each cell's rank; what has none goes last.
   for (const table of all("figure.table table")) {
-    const body = table.tBodies[0];
-    if (body.rows.length < 3) continue;
-    const names = [...table.tHead.rows[0].cells];
+    const [body, names] = [table.tBodies[0], [...table.tHead.rows[0].cells]];
+    const rows = [...body.rows];
+    const quoted = (cell) => `"${cell.innerText.trim().replaceAll('"', '""')}"`;
+    const caption = table.closest("figure").querySelector("figcaption");
+    const csv = add(caption, "button", { type: "button", className: "csv", textContent: "CSV" });
+    csv.setAttribute("aria-label", "Download this table as CSV");
+    csv.addEventListener("click", () => {
+      const lines = [...table.rows].map((row) => [...row.cells].map(quoted).join(","));
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([`\ufeff${lines.join("\n")}\n`], { type: "text/csv" }));
+      link.download = `${document.title}, ${caption.querySelector("b")?.innerText ?? "table."}csv`;
+      link.click();
+    });
+    if (rows.length < 3) continue;
     names.forEach((name, column) => {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...name.childNodes);
       name.append(button);
       button.addEventListener("click", () => {
-        const down = name.getAttribute("aria-sort") === "ascending";
+        const order = { ascending: "descending", descending: "" }[name.ariaSort] ?? "ascending";
         for (const other of names) other.removeAttribute("aria-sort");
-        name.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const rows = [...body.rows].map((row) => [value(row.cells[column]), row]);
-        rows.sort(([a], [b]) => (down ? compare(b, a) : compare(a, b)));
-        body.append(...rows.map(([, row]) => row));
+        if (order) name.ariaSort = order;
+        const rank = (row) => Number(row.cells[column].dataset.rank ?? NaN);
+        const sorted = rows.filter((row) => !Number.isNaN(rank(row)));
+        const rest = rows.filter((row) => Number.isNaN(rank(row)));
+        sorted.sort((a, b) => (order === "ascending" ? 1 : -1) * (rank(a) - rank(b)));
+        body.append(...(order ? [...sorted, ...rest] : rows));
       });
     });
   }
@@ -98,30 +109,65 @@
     });
   }
 
-  // Figures: the numbers of the point next to the pointer.
-  for (const figure of all("figure[data-points]")) {
-    const points = JSON.parse(figure.dataset.points);
+  // Figures: the numbers of the point next to the pointer. A tap or click keeps them; the arrow
+  // keys go along a line, and from line to line.
+  const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  for (const figure of all("figure[data-lines]")) {
+    const lines = JSON.parse(figure.dataset.lines);
     const image = figure.querySelector("img");
     const frame = document.createElement("div");
-    const note = document.createElement("div");
-    frame.className = "frame";
-    note.className = "note";
-    note.hidden = true;
     image.replaceWith(frame);
-    frame.append(image, note);
-    const show = (event) => {
-      const box = image.getBoundingClientRect();
-      const distance = ([x, y]) =>
-        Math.hypot(event.clientX - box.x - x * box.width, event.clientY - box.y - y * box.height);
-      const near = points.reduce((best, one) => (distance(one) < distance(best) ? one : best));
-      note.hidden = distance(near) > 24;
-      note.textContent = near[2];
-      note.style.left = `${100 * near[0]}%`;
-      note.style.top = `${100 * near[1]}%`;
-      note.classList.toggle("left", near[0] > 0.6);
+    frame.append(image);
+    Object.assign(frame, { className: "frame", tabIndex: 0, role: "group" });
+    frame.ariaLabel = "The figure's values: go through them with the arrow keys";
+    const spot = add(frame, "div", { className: "spot", hidden: true });
+    const note = add(frame, "div", { className: "note", role: "status", hidden: true });
+    add(figure.querySelector("figcaption"), "span", {
+      className: "hint",
+      textContent: " For the numbers: point, tap, or use the arrow keys.",
+    });
+    let [at, kept] = [null, false];
+    const show = (found) => {
+      at = found;
+      note.hidden = spot.hidden = !at;
+      if (!at) return;
+      const [across, down, text] = lines[at[0]][at[1]];
+      const [x, y] = [across * image.clientWidth, down * image.clientHeight];
+      note.textContent = text;
+      const [left, above] = [Math.min(x + 12, frame.clientWidth - note.offsetWidth), y - note.offsetHeight - 12];
+      Object.assign(spot.style, { left: `${x}px`, top: `${y}px` });
+      Object.assign(note.style, { left: `${Math.max(0, left)}px`, top: `${above > 0 ? above : y + 12}px` });
     };
-    frame.addEventListener("pointermove", show);
-    frame.addEventListener("pointerdown", show);
-    frame.addEventListener("pointerleave", () => { note.hidden = true; });
+    const near = (event) => {
+      const box = image.getBoundingClientRect();
+      let [found, least] = [null, 24];
+      lines.forEach((line, i) => line.forEach(([x, y], j) => {
+        const [dx, dy] = [event.clientX - box.x - x * box.width, event.clientY - box.y - y * box.height];
+        if (Math.hypot(dx, dy) < least) [found, least] = [[i, j], Math.hypot(dx, dy)];
+      }));
+      return found;
+    };
+    frame.addEventListener("pointermove", (event) => { if (!kept) show(near(event)); });
+    frame.addEventListener("pointerleave", () => { if (!kept) show(null); });
+    frame.addEventListener("click", (event) => {
+      const found = near(event);
+      kept = found !== null;
+      show(found);
+    });
+    frame.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") show(null);
+      const step = STEPS[event.key];
+      if (!step) return;
+      event.preventDefault();
+      kept = true;
+      if (!at) return show([0, 0]);
+      const line = (at[0] + step[0] + lines.length) % lines.length;
+      const away = (point) => Math.abs(point[0] - lines[at[0]][at[1]][0]);
+      const next = step[0]
+        ? lines[line].reduce((best, point, j, all) => (away(point) < away(all[best]) ? j : best), 0)
+        : Math.max(0, Math.min(at[1] + step[1], lines[line].length - 1));
+      show([line, next]);
+    });
+    frame.addEventListener("blur", () => { kept = false; show(null); });
   }
 })();
