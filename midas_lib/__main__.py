@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from midas_lib import config
@@ -27,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command in one line."""
 
     def error(self, message):
-        self.exit(2, f"midas_lib: {message} (see {self.prog} --help)\n")
+        _say(f"midas_lib: {message} (see {self.prog} --help)")
+        sys.exit(2)
 
 
 # Each command returns its document (for --json) and its text (for people). What it imports, it
@@ -194,7 +196,7 @@ def _network(args):
 
 
 def _say(text):
-    print(text, file=sys.stderr, flush=True)
+    print(config.printable(text), file=sys.stderr, flush=True)
 
 
 def _told(found):
@@ -210,6 +212,7 @@ def _paths(paths):
 
 
 def _columns(rows):
+    rows = [list(map(config.printable, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(w) for text, w in zip(r, widths, strict=True)) for r in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -224,8 +227,9 @@ def _csv(predictions):
 
 
 def _cell(value):
-    """A value as a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\r") else value
+    """A value as a cell that no spreadsheet takes for a formula, nor a terminal for a code."""
+    text = config.printable(value)
+    return f"'{text}" if isinstance(value, str) and text[:1] in set("=+-@") else text
 
 
 def _value(text):
@@ -254,6 +258,7 @@ def _parser():
 def main(argv=None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     args = _parser().parse_args(argv)
+    warnings.formatwarning = lambda message, *_: f"midas_lib: {config.printable(message)}\n"
     try:
         if args.command in NEED_CHECKOUT:
             config.require_checkout(args.command)

@@ -138,7 +138,7 @@ def labels_of(
     unknown = [folder for folder, label in labels.items() if folder and label is None]
     folders = len(labels.keys() - {""})
     said = f"{len(unknown)} of {folders} folders name no class ({', '.join(unknown[:3])} ...)"
-    said = f"{files.printable(path)}: {said}; {NAMING}"
+    said = f"{path}: {said}; {NAMING}"
     if len(unknown) == folders:
         if folders:
             warnings.warn(said, stacklevel=2)

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import struct
+import tempfile
 import uuid
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from midas_lib.config import UserError
+from midas_lib.config import UserError, printable
 
 MAX_BYTES = 2**30  # of a file, or of one in a zip
 MAX_MEMBERS = 200_000  # of the zips of one input, those inside zips counted with them
@@ -50,8 +51,8 @@ class UnreadableError(UserError):
     """A file that cannot be used: not an archive, damaged, unsafe or of another layout."""
 
     def __init__(self, path: str | Path, reason: str):
-        self.reason = printable(reason)
-        super().__init__(f"{printable(path)}: {self.reason}")
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
 
 
 @dataclass(kw_only=True)
@@ -64,10 +65,21 @@ class Budget:
     size: int = 0
 
 
-def printable(name: str | Path) -> str:
-    """A file's name as it may stand in a line of text: what is no visible character, such as a line
-    break, an escape code or a byte that is no UTF-8, as a backslash escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what is written to standard error meanwhile to itself, unless the block fails: libraries
+    in C++, such as TensorFlow, greet there, whatever their log's level."""
+    kept = os.dup(2)
+    with open(kept, "wb") as stderr, tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            stderr.write(said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -200,7 +212,7 @@ def walk(path: str | Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
     `UserError` where `path` itself cannot be read."""
     path, budget = Path(path), Budget()
     if not path.exists():
-        raise UserError(f"{printable(path)}: no such folder or zip")
+        raise UserError(f"{path}: no such folder or zip")
     found = _below(path, skipped) if path.is_dir() else _members(path, _wanted, budget)
     yield from _walk(found, 0, budget, skipped)
 

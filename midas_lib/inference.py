@@ -138,7 +138,8 @@ def _from_keras(path: Path) -> tuple[Callable, bool, tuple]:
     config, _ = network.read_members(path)
     if re.search(r'"class_name": "[^"]*Lambda"|__lambda__', json.dumps(config)):
         raise ValueError("it carries code, in a Lambda layer")
-    import keras  # loads TensorFlow
+    with files.quiet():
+        import keras  # loads TensorFlow
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
