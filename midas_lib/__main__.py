@@ -17,7 +17,6 @@ from midas_lib.config import UserError
 ARCHIVES = ("characters", "mislabelled", "mnist")
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
 DIGITS = set(config.DIGIT_NAMES)
-TYPES = {"int": int, "path": config.from_caller}  # as it names them
 NETWORKS = {
     name: config.ROOT / "checkpoints" / path
     for name, path in {"characters": "part1/model.keras", "digits": "part2/best.keras"}.items()
@@ -30,6 +29,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         _say(f"midas_lib: {message} (see {self.prog} --help)")
         sys.exit(2)
+
+
+def _count(text):
+    if not (text.isdecimal() and 1 <= int(text[:5]) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 1000")
+    return int(text)
+
+
+TYPES = {"int": int, "count": _count, "path": config.from_caller}  # as commands.toml names them
 
 
 # Each command returns its document (for --json) and its text (for people). What it imports, it
@@ -271,7 +279,8 @@ def main(argv=None) -> int:
         _say(f"midas_lib: {' '.join(str(error).split())}")
         return 2
     except OSError as error:
-        _say(f"midas_lib: {error.filename or args.command}: {error.strerror or error}")
+        refused = error.filename2 or error.filename or args.command
+        _say(f"midas_lib: {refused}: {error.strerror or error}")
         return 2
     except KeyboardInterrupt:
         _say("midas_lib: interrupted; finished work is kept, the same command goes on from there")

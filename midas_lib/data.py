@@ -215,8 +215,8 @@ def _decoded(name: str, profile: str, read) -> tuple[sources.Source, np.ndarray,
     """An archive, its pictures as `read` gives them, and their names; from the cache if there."""
     archive = sources.fetch(name, profile=profile)
     cache = config.data_dir() / "cache" / f"{name}-{archive.digest[:16]}-{CACHE_VERSION}.npz"
-    # not there, or damaged, which numpy tells in many ways
-    with contextlib.suppress(Exception), np.load(cache) as stored:
+    with contextlib.suppress(Exception):  # not there, or damaged, which is told in many ways
+        stored = files.read_npz(cache)
         return archive, stored["images"], tuple(stored["names"].tolist())
     names, contents = zip(*sources.read_members(archive.paths[0], name), strict=True)
     with ThreadPoolExecutor(loky.cpu_count()) as pool:  # OpenCV decodes without the interpreter

@@ -170,6 +170,19 @@ def _members(
             yield member, content
 
 
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays in an npz, by name, all of each verified by its checksum. Raises
+    `UnreadableError`, as `read_members` does and for what is no array of plain values."""
+    arrays = {}
+    for name, content in read_members(path, r".+\.npy"):
+        try:
+            arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(content), allow_pickle=False)
+        except Exception:  # numpy tells in many ways
+            reason = f"holds no readable {name.removesuffix('.npy')}"
+            raise UnreadableError(path, reason) from None
+    return arrays
+
+
 def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write (name, bytes) pairs to a zip, uncompressed and with fixed dates: same in, same out."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -255,7 +268,7 @@ def _walk(contents: Iterator[tuple[str, bytes | Path]], depth: int, budget: Budg
     for name, source in contents:
         try:
             if not name.lower().endswith(".zip"):
-                content = source if isinstance(source, bytes) else _read(source)
+                content = source if isinstance(source, bytes) else read(source)
                 _check_image(name, content)
                 yield name, content
             elif depth == NESTING:
@@ -268,14 +281,13 @@ def _walk(contents: Iterator[tuple[str, bytes | Path]], depth: int, budget: Budg
             skipped.append({"file": name, "reason": error.reason})
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with _regular(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise UnreadableError(path, f"too large: over {MAX_BYTES:,} bytes")
-            return file.read(size)
-    except OSError as error:
-        raise UnreadableError(path, error.strerror) from None
+def read(path: str | Path) -> bytes:
+    """A file's content. Raises `UnreadableError` where it cannot be read, is no regular file, which
+    may never end, or is over MAX_BYTES."""
+    with _opened(path, "a file") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise UnreadableError(path, f"too large: over {MAX_BYTES:,} bytes")
+        return file.read(size)
 
 
 def _check_image(name: str, content: bytes) -> None:

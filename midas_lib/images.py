@@ -5,7 +5,6 @@ A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter o
 cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
 """
 
-import errno
 import io
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from midas_lib import files
 from midas_lib.config import Preprocessing, UserError
 
 SCAN_SHAPE = (225, 300)
@@ -55,13 +55,10 @@ def read_image(image, name: str = "image") -> np.ndarray:
     as black where the ink would not show on white. name: what an error calls it. Raises `UserError`
     when it cannot be read."""
     if isinstance(image, str | Path):
-        path = Path(image)
         try:
-            if path.exists() and not path.is_file():  # to read from a pipe may never end
-                raise OSError(errno.EINVAL, "A folder, pipe or device")
-            image, name = path.read_bytes(), str(image)
-        except OSError as error:
-            raise UserError(f"{image}: {error.strerror}; give the path of an image file") from None
+            image, name = files.read(image), str(image)
+        except files.UnreadableError as error:
+            raise UserError(f"{error}; give the path of an image file") from None
     if isinstance(image, bytes):
         orientation = _orientation(image, name)
         try:

@@ -95,6 +95,8 @@ def run_all(
     stop the others: afterwards `RuntimeError` tells each one's settings and error. Raises
     `UserError` when no scheduler is at that address, or the store cannot be read or written.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"JOBS={jobs}: give 1 or more")
     folder = Path(folder or config.RUNS)
     anew = {task.name for task in tasks} if fresh else set()
     found, todo, errors = {}, {}, {}

@@ -252,6 +252,14 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(arguments, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", ["--seeds", "--jobs"])
+@pytest.mark.parametrize("count", ["0", "-1", "1001", "1000000000", "9" * 5000, "two", "²"])
+def test_how_many_is_a_number_that_can_be_done(option, count, capsys):
+    with pytest.raises(SystemExit):
+        main(["report", option, count])
+    assert f"{option}: {count}: give 1 to 1000" in capsys.readouterr().err
+
+
 def test_an_unknown_profile_is_refused(capsys):
     for command in ("fetch", "report", "index", "pages"):
         assert main([command, "--profile", "tiny"]) == 2

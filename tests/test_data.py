@@ -63,6 +63,7 @@ def test_the_cache_gives_the_same_again_and_a_damaged_one_is_made_anew(archive, 
     damages = {f"cut to {n}": whole[:n] for n in (0, 1, 1000, len(whole) - 1)}
     for i in (8, 40, 60, len(whole) // 2, directory - 1, directory + 8, directory + 12):
         damages[f"byte {i}"] = whole[:i] + bytes([whole[i] ^ 255]) + whole[i + 1 :]
+    damages["fewer rows"] = whole.replace(b"225, 300)", b"225, 200)", 1)
     # a directory that says it is one entry shorter, so that the last array is missing
     shorter = whole[directory + 8] - 1
     damages["array missing"] = (

@@ -230,7 +230,7 @@ def test_walking_a_folder_gives_its_images_sorted_and_says_what_it_skipped(tmp_p
     found = list(files.walk(tmp_path, skipped))
     assert found == [("a/1.jpg", b"a/1.jpg"), ("b/2.PNG", b"b/2.PNG"), ("c.zip/x/4.bmp", b"4")]
     assert [one["file"] for one in skipped] == ["cut.zip", "gone.png"]
-    assert skipped[1]["reason"] == "No such file or directory"
+    assert skipped[1]["reason"] == "cannot be read (No such file or directory)"
     with pytest.raises(UserError, match="no such folder or zip"):
         list(files.walk(tmp_path / "nowhere", []))
 
