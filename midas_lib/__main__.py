@@ -14,7 +14,6 @@ from pathlib import Path
 from midas_lib import config
 from midas_lib.config import UserError
 
-ARCHIVES = ("characters", "mislabelled", "mnist")
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
 DIGITS = set(config.DIGIT_NAMES)
 NETWORKS = {
@@ -47,7 +46,7 @@ TYPES = {"int": int, "count": _count, "path": config.from_caller}  # as commands
 def fetch(args):
     from midas_lib import sources
 
-    found = [sources.fetch(name, profile=args.profile) for name in ARCHIVES]
+    found = [sources.fetch(name, profile=args.profile) for name in sources.ARCHIVES]
     archives = [
         {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
         for a in found
