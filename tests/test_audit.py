@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import analysis, audit, inference, standin
+from midas_lib import analysis, audit, data, inference, standin
 from midas_lib.__main__ import main
 from midas_lib.config import UserError
 

@@ -256,6 +256,7 @@ def test_images_are_read_in_their_order_a_few_at_a_time(tmp_path, monkeypatch):
             yield one
 
     monkeypatch.setattr(files, "walk", counted)
+    monkeypatch.setattr(data, "BATCH", 32)
     found = data.read_scans(folder, [])
     names, scans = next(found)
     assert scans.shape == (len(names), 225, 300)
