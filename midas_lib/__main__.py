@@ -8,15 +8,14 @@ import io
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from midas_lib import config
 from midas_lib.config import UserError
 
-ARCHIVES = ("characters", "mislabelled", "mnist")
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
 DIGITS = set(config.DIGIT_NAMES)
-TYPES = {"int": int, "path": config.from_caller}  # as it names them
 NETWORKS = {
     name: config.ROOT / "checkpoints" / path
     for name, path in {"characters": "part1/model.keras", "digits": "part2/best.keras"}.items()
@@ -27,7 +26,17 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command in one line."""
 
     def error(self, message):
-        self.exit(2, f"midas_lib: {message} (see {self.prog} --help)\n")
+        _say(f"midas_lib: {message} (see {self.prog} --help)")
+        sys.exit(2)
+
+
+def _count(text):
+    if not (text.isdecimal() and 1 <= int(text[:5]) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 1000")
+    return int(text)
+
+
+TYPES = {"int": int, "count": _count, "path": config.from_caller}  # as commands.toml names them
 
 
 # Each command returns its document (for --json) and its text (for people). What it imports, it
@@ -37,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 def fetch(args):
     from midas_lib import sources
 
-    found = [sources.fetch(name, profile=args.profile) for name in ARCHIVES]
+    found = [sources.fetch(name, profile=args.profile) for name in sources.ARCHIVES]
     archives = [
         {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
         for a in found
@@ -194,7 +203,7 @@ def _network(args):
 
 
 def _say(text):
-    print(text, file=sys.stderr, flush=True)
+    print(config.printable(text), file=sys.stderr, flush=True)
 
 
 def _told(found):
@@ -210,6 +219,7 @@ def _paths(paths):
 
 
 def _columns(rows):
+    rows = [list(map(config.printable, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(text.ljust(w) for text, w in zip(r, widths, strict=True)) for r in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -224,8 +234,9 @@ def _csv(predictions):
 
 
 def _cell(value):
-    """A value as a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\r") else value
+    """A value as a cell that no spreadsheet takes for a formula, nor a terminal for a code."""
+    text = config.printable(value)
+    return f"'{text}" if isinstance(value, str) and text[:1] in set("=+-@") else text
 
 
 def _value(text):
@@ -254,6 +265,7 @@ def _parser():
 def main(argv=None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     args = _parser().parse_args(argv)
+    warnings.formatwarning = lambda message, *_: f"midas_lib: {config.printable(message)}\n"
     try:
         if args.command in NEED_CHECKOUT:
             config.require_checkout(args.command)
@@ -266,7 +278,8 @@ def main(argv=None) -> int:
         _say(f"midas_lib: {' '.join(str(error).split())}")
         return 2
     except OSError as error:
-        _say(f"midas_lib: {error.filename or args.command}: {error.strerror or error}")
+        refused = error.filename2 or error.filename or args.command
+        _say(f"midas_lib: {refused}: {error.strerror or error}")
         return 2
     except KeyboardInterrupt:
         _say("midas_lib: interrupted; finished work is kept, the same command goes on from there")

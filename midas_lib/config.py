@@ -27,6 +27,12 @@ class UserError(Exception):
     """A mistake of the user's: shown as one line, without a traceback, exit code 2."""
 
 
+def printable(text) -> str:
+    """Text as it may stand in one line on a terminal: what is no visible character, such as a line
+    break, an escape code or a byte that is no UTF-8, as a backslash escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def from_caller(path: str | Path) -> Path:
     """`path`, a relative one counted from the user's folder, which `make -C` leaves: the Makefile
     names it in PWD. As a program that calls make may leave an old PWD, what lies in the current

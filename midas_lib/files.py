@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import struct
+import tempfile
 import uuid
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from midas_lib.config import UserError
+from midas_lib.config import UserError, printable
 
 MAX_BYTES = 2**30  # of a file, or of one in a zip
 MAX_MEMBERS = 200_000  # of the zips of one input, those inside zips counted with them
@@ -50,8 +51,8 @@ class UnreadableError(UserError):
     """A file that cannot be used: not an archive, damaged, unsafe or of another layout."""
 
     def __init__(self, path: str | Path, reason: str):
-        self.reason = printable(reason)
-        super().__init__(f"{printable(path)}: {self.reason}")
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
 
 
 @dataclass(kw_only=True)
@@ -64,10 +65,21 @@ class Budget:
     size: int = 0
 
 
-def printable(name: str | Path) -> str:
-    """A file's name as it may stand in a line of text: what is no visible character, such as a line
-    break, an escape code or a byte that is no UTF-8, as a backslash escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what is written to standard error meanwhile to itself, unless the block fails: libraries
+    in C++, such as TensorFlow, greet there, whatever their log's level."""
+    kept = os.dup(2)
+    with open(kept, "wb") as stderr, tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            stderr.write(said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -158,6 +170,19 @@ def _members(
             yield member, content
 
 
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays in an npz, by name, all of each verified by its checksum. Raises
+    `UnreadableError`, as `read_members` does and for what is no array of plain values."""
+    arrays = {}
+    for name, content in read_members(path, r".+\.npy"):
+        try:
+            arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(content), allow_pickle=False)
+        except Exception:  # numpy tells in many ways
+            reason = f"holds no readable {name.removesuffix('.npy')}"
+            raise UnreadableError(path, reason) from None
+    return arrays
+
+
 def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write (name, bytes) pairs to a zip, uncompressed and with fixed dates: same in, same out."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -200,7 +225,7 @@ def walk(path: str | Path, skipped: list[dict]) -> Iterator[tuple[str, bytes]]:
     `UserError` where `path` itself cannot be read."""
     path, budget = Path(path), Budget()
     if not path.exists():
-        raise UserError(f"{printable(path)}: no such folder or zip")
+        raise UserError(f"{path}: no such folder or zip")
     found = _below(path, skipped) if path.is_dir() else _members(path, _wanted, budget)
     yield from _walk(found, 0, budget, skipped)
 
@@ -243,7 +268,7 @@ def _walk(contents: Iterator[tuple[str, bytes | Path]], depth: int, budget: Budg
     for name, source in contents:
         try:
             if not name.lower().endswith(".zip"):
-                content = source if isinstance(source, bytes) else _read(source)
+                content = source if isinstance(source, bytes) else read(source)
                 _check_image(name, content)
                 yield name, content
             elif depth == NESTING:
@@ -256,14 +281,13 @@ def _walk(contents: Iterator[tuple[str, bytes | Path]], depth: int, budget: Budg
             skipped.append({"file": name, "reason": error.reason})
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with _regular(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise UnreadableError(path, f"too large: over {MAX_BYTES:,} bytes")
-            return file.read(size)
-    except OSError as error:
-        raise UnreadableError(path, error.strerror) from None
+def read(path: str | Path) -> bytes:
+    """A file's content. Raises `UnreadableError` where it cannot be read, is no regular file, which
+    may never end, or is over MAX_BYTES."""
+    with _opened(path, "a file") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise UnreadableError(path, f"too large: over {MAX_BYTES:,} bytes")
+        return file.read(size)
 
 
 def _check_image(name: str, content: bytes) -> None:

@@ -5,7 +5,6 @@ A character is first *scanned*: brought to gray at 225 x 300 pixels, a quarter o
 cropped glyph and where it stood. Training, evaluation and prediction all call these functions.
 """
 
-import errno
 import io
 from pathlib import Path
 
@@ -13,13 +12,14 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from midas_lib import files
 from midas_lib.config import Preprocessing, UserError
 
 SCAN_SHAPE = (225, 300)
 INK = 127  # a pixel above this, ink bright, is ink
-# The archive's tablet left a pen dot at one spot of some scans: where it begins and ends, as shares
-# of the scan's width and height, and the largest such dot's side in pixels.
-STRAY_DOT = (0.65, 0.06), (0.75, 0.13), 25
+# The archive's tablet left a pen dot at one spot of some scans: between which places, (x, y), its
+# centre lies, and the largest such dot's side, all in pixels.
+STRAY_DOT = (195, 13.5), (225, 29.25), 25
 MAX_PIXELS = 50_000_000  # height x width
 # How other people's pictures are brought to what the archive's are. Lengths are in a scan's pixels,
 # where the archive's pen is 16 to 35 wide and its characters are 39 to 210 long.
@@ -55,13 +55,10 @@ def read_image(image, name: str = "image") -> np.ndarray:
     as black where the ink would not show on white. name: what an error calls it. Raises `UserError`
     when it cannot be read."""
     if isinstance(image, str | Path):
-        path = Path(image)
         try:
-            if path.exists() and not path.is_file():  # to read from a pipe may never end
-                raise OSError(errno.EINVAL, "A folder, pipe or device")
-            image, name = path.read_bytes(), str(image)
-        except OSError as error:
-            raise UserError(f"{image}: {error.strerror}; give the path of an image file") from None
+            image, name = files.read(image), str(image)
+        except files.UnreadableError as error:
+            raise UserError(f"{error}; give the path of an image file") from None
     if isinstance(image, bytes):
         orientation = _orientation(image, name)
         try:
@@ -110,14 +107,14 @@ def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
     if not (colours or pixels.ndim == 2) or not pixels.size or pixels.dtype.kind not in "uifb":
         raise UserError(f"{name}: shape {pixels.shape} is no image; give (h, w[, 1|3|4])")
     _check_size(*pixels.shape[:2], name)
-    kind, full = ("floating-point", 1) if pixels.dtype.kind in "fb" else ("integer", 65535)
-    largest = pixels.max()
-    if not (pixels.min() >= 0 and largest <= full):  # nan is neither
-        raise UserError(f"{name}: {kind} pixels must lie between 0 and {full}")
-    if kind == "integer" and largest <= 255 and pixels.dtype != np.uint16:
-        full = 255
-    if pixels.dtype not in (np.uint8, np.uint16):  # OpenCV knows these, and float32
-        pixels = pixels.astype(np.float32)
+    full = 255
+    if pixels.dtype != np.uint8:
+        kind, full = ("floating-point", 1) if pixels.dtype.kind in "fb" else ("integer", 65535)
+        if not (pixels.min() >= 0 and pixels.max() <= full):  # nan is neither
+            raise UserError(f"{name}: {kind} pixels must lie between 0 and {full}")
+        if pixels.dtype != np.uint16:  # OpenCV knows these, bytes and float32
+            full = 255 if kind == "integer" and pixels.max() <= 255 else full
+            pixels = pixels.astype(np.float32)
     gray = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), conversion) if colours else pixels
     if gray.dtype != np.uint8:
         gray = np.rint(gray * (255 / full)).astype(np.uint8)
@@ -131,10 +128,13 @@ def _gray(pixels: np.ndarray, name: str, conversion: int) -> np.ndarray:
 def scan(image: np.ndarray) -> np.ndarray:
     """Gray uint8 (h, w) of any size to the scan's uint8 (225, 300): resized, by area (down) or
     linearly (up), until it fits, and padded with its own paper, the picture in the middle."""
-    resized = _fit(image)
-    spare = [whole - part for whole, part in zip(SCAN_SHAPE, resized.shape, strict=True)]
-    padding = [(extra // 2, extra - extra // 2) for extra in spare]
-    return np.pad(resized, padding, constant_values=_paper(image))
+    return _pad(_fit(image), _paper(image))
+
+
+def _pad(fitted: np.ndarray, paper: int) -> np.ndarray:
+    high, wide = np.subtract(SCAN_SHAPE, fitted.shape)
+    sides = high // 2, high - high // 2, wide // 2, wide - wide // 2
+    return cv2.copyMakeBorder(fitted, *sides, cv2.BORDER_CONSTANT, value=paper)
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
@@ -146,7 +146,8 @@ def _fit(image: np.ndarray) -> np.ndarray:
 
 
 def _paper(image: np.ndarray) -> int:
-    return int(np.median(_border(image)))
+    border = np.sort(_border(image))  # faster than a median, of bytes
+    return int(border[len(border) // 2 - 1 :][:2].mean())
 
 
 def _border(image: np.ndarray) -> np.ndarray:
@@ -157,16 +158,18 @@ def ink(scanned: np.ndarray) -> np.ndarray:
     """A scan, dark on light or light on dark, as uint8 with black paper and the ink at up to 255.
     The border's median is the paper; the stray pen dot of the archive's tablet is wiped out where
     there is other ink. Raises `UserError` for an image without ink."""
-    paper = _paper(scanned)
-    strength = np.abs(scanned.astype(np.int16) - paper)
-    if strength.max() < 32:
+    strength = cv2.absdiff(scanned, np.full_like(scanned, _paper(scanned)))
+    if (most := strength.max()) < 32:
         raise UserError(NO_INK)
-    bright = np.rint(strength * (255.0 / strength.max())).astype(np.uint8)
+    stretched = np.rint(np.arange(256) * (255.0 / most)).clip(max=255).astype(np.uint8)
+    bright = cv2.LUT(strength, stretched)
     inked = (bright > INK).astype(np.uint8)
+    (left, top), (right, bottom), side = low, high, side = STRAY_DOT
+    if not inked[int(top) : int(bottom) + 1, left - side : right + side].any():
+        return bright  # no dot: nothing need be taken apart
     count, parts, boxes, centres = cv2.connectedComponentsWithStats(inked, connectivity=8)
-    low, high, side = STRAY_DOT
     for part in range(1, count if count > 2 else 0):
-        at = centres[part] / SCAN_SHAPE[::-1]
+        at = centres[part]
         if (low < at).all() and (at < high).all() and boxes[part, 2:4].max() <= side:
             bright[cv2.dilate((parts == part).astype(np.uint8), np.ones((3, 3))) > 0] = 0
     return bright
@@ -203,7 +206,7 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     thin = width < THINNEST  # after the shrinking
     alone = (character == (strength > strength.max() / 2)).all()
     if even and alone and not thin and not spare and picture is gray:
-        return scan(gray)
+        return _pad(fitted, _paper(gray))
     around = cv2.dilate(character, np.ones((5, 5)))
     full = np.percentile(strength[character > 0], 90)
     bright = np.minimum(strength * (255 / full), 255) * around
@@ -264,18 +267,19 @@ def _strength(fitted: np.ndarray) -> tuple[np.ndarray, bool]:
     """How much darker than the paper round it each pixel is, or lighter where the ink is light,
     float32 (h, w), 0-255, of gray uint8 (h, w); and whether the paper is the same all over."""
     smooth = cv2.medianBlur(fitted, 5)
-    paper = max(_paper(fitted), np.median(fitted))  # the border may be a frame
-    if paper < (int(smooth.min()) + int(smooth.max())) / 2:
+    most = np.median(fitted)
+    known = not np.ptp(_border(fitted)) and fitted[0, 0] == most  # drawn on a screen
+    # the border may be a frame
+    if max(_paper(fitted), most) < (int(smooth.min()) + int(smooth.max())) / 2:
         fitted = 255 - fitted
-    if np.ptp(_border(fitted)) or fitted[0, 0] != np.median(fitted):
+    if known:
+        paper, even = np.float32(fitted[0, 0]), True
+    else:
         # replicated, so that a slanting shadow's edge is followed to the picture's corners
         padded = cv2.copyMakeBorder(fitted, *[WIDEST // 2] * 4, cv2.BORDER_REPLICATE)
         paper = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((WIDEST, WIDEST)))
-        paper = paper[WIDEST // 2 : -(WIDEST // 2), WIDEST // 2 : -(WIDEST // 2)]
-    else:  # drawn on a screen: the paper is known
-        paper = np.full_like(fitted, fitted[0, 0])
-    paper = paper.astype(np.float32)
-    even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
+        paper = paper[WIDEST // 2 : -(WIDEST // 2), WIDEST // 2 : -(WIDEST // 2)].astype(np.float32)
+        even = np.ptp(paper) < 0.1 * paper.max() and abs(_paper(fitted) - np.median(paper)) < 16
     strength = (paper - fitted) * (255 / np.maximum(paper, 0.4 * paper.max() + 1))
     low, floor = np.percentile(strength, (5, 25))  # both of paper, one standard deviation apart
     if strength.max() - floor < max(32, 12 * (floor - low)):
@@ -295,7 +299,7 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
     contact = np.max([np.bincount(e, minlength=count) / len(e) for e in edges], 0)
     thickness = np.zeros(count, np.float32)
-    np.maximum.at(thickness, labels, 2 * depth)
+    np.maximum.at(thickness, labels[inked > 0], 2 * depth[inked > 0])
     sides = np.maximum(widths, heights)
     kept = ~(spans & (thickness <= RULING))  # frames, ruled lines and grids
     kept[0] = False  # the paper
@@ -336,17 +340,15 @@ def preprocess(scans: np.ndarray, settings: Preprocessing) -> tuple[np.ndarray, 
     geometry = np.empty((len(scans), 2), np.float32)
     for i, scanned in enumerate(scans):
         bright = ink(scanned)
-        rows, columns = (np.flatnonzero((bright > INK).any(axis)) for axis in (1, 0))
-        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        geometry[i] = top / SCAN_SHAPE[0], bottom / SCAN_SHAPE[0]
-        centre, side = ((left + right) / 2, (top + bottom) / 2), float(SCAN_SHAPE[1])
-        longest = max(bottom - top, right - left)
+        left, top, wide, high = cv2.boundingRect((bright > INK).astype(np.uint8))
+        geometry[i] = top / SCAN_SHAPE[0], (top + high) / SCAN_SHAPE[0]
+        centre, side = (left + wide / 2, top + high / 2), float(SCAN_SHAPE[1])
+        longest = max(wide, high)
         if settings.mode == "crop":
             side = longest * (1 + 2 * settings.margin)
         elif settings.mode == "mnist":
-            mass = bright[top:bottom, left:right].astype(float)
-            x = mass.sum(0) @ (np.arange(right - left) + 0.5) / mass.sum()
-            y = mass.sum(1) @ (np.arange(bottom - top) + 0.5) / mass.sum()
+            mass = cv2.moments(bright[top : top + high, left : left + wide])
+            x, y = ((mass[key] + mass["m00"] / 2) / mass["m00"] for key in ("m10", "m01"))
             centre, side = (left + x, top + y), longest * 28 / 20
         elif settings.mode == "scale":
             side = 190.0  # the largest glyph still fits, all but its outermost pixels

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import json
 import re
 import tempfile
@@ -74,9 +73,8 @@ class Classifier:
 
 def save_classifier(model, path: Path, description: dict) -> None:
     """Write a Keras model as `path` (a .keras file), and the .json beside it, each whole or not at
-    all. description:
-    JSON-ready, with at least "class_names" and "settings", whose "preprocessing" holds
-    `config.Preprocessing`'s fields."""
+    all. description: JSON-ready, with at least "class_names" and "settings", whose "preprocessing"
+    holds `config.Preprocessing`'s fields."""
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder, "model.keras")  # Keras tells the format by the name
@@ -138,7 +136,8 @@ def _from_keras(path: Path) -> tuple[Callable, bool, tuple]:
     config, _ = network.read_members(path)
     if re.search(r'"class_name": "[^"]*Lambda"|__lambda__', json.dumps(config)):
         raise ValueError("it carries code, in a Lambda layer")
-    import keras  # loads TensorFlow
+    with files.quiet():
+        import keras  # loads TensorFlow
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
@@ -203,7 +202,7 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     if hands and classifier.hands is None:
         raise UserError(NO_HANDS)
     skipped, names, answers, logits, places = [], [], [], [], []
-    for found, scans in _batches(path, skipped):
+    for found, scans in data.read_scans(path, skipped):
         names += found
         pictures, geometry = images.preprocess(scans, classifier.preprocessing)
         answers.append(classifier.answer(pictures, geometry))
@@ -234,17 +233,6 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
         if known:
             document["hands"] |= _accuracy(together == labels)
     return document
-
-
-def _batches(path, skipped: list[dict], chosen: set | None = None):
-    """The images below a folder or in a zip, a few hundred at a time: their names, and their scans
-    (n, 225, 300). What cannot be read is added to `skipped`."""
-    from midas_lib import data
-
-    found = data.read_scans(path, skipped, chosen)
-    while batch := list(itertools.islice(found, BATCH)):
-        names, scans = zip(*batch, strict=True)
-        yield names, np.stack(scans)
 
 
 def _writer(name: str) -> int:
@@ -283,7 +271,7 @@ def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000
             raise UserError(f"{path}: {name} lies in no class folder; name them 0 to 9, or move it")
     chosen = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:limit]}
     skipped, labels, pictures, answers = [], [], [], []
-    for found, scans in _batches(path, skipped, chosen):
+    for found, scans in data.read_scans(path, skipped, chosen):
         labels += [data.label_of(name, DIGIT_NAMES) for name in found]
         pictures.append(images.preprocess(scans, Preprocessing(mode="mnist"))[0][..., 0])
         if reference is not None:
@@ -326,6 +314,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
 
     predictions = probabilities.argmax(1)
     groups = analysis.case_groups(class_names)
+    counts = analysis.confusion(labels, predictions, len(class_names))
     right = {c: predictions[labels == c] == c for c in np.unique(labels)}
     return {
         **_accuracy(predictions == labels),
@@ -336,12 +325,7 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
             class_names[c]: {"n": len(of_class), "accuracy": float(of_class.mean())}
             for c, of_class in right.items()
         },
-        "confused": [
-            list(pair)
-            for pair in analysis.most_confused(
-                analysis.confusion(labels, predictions, len(class_names)), class_names, 10
-            )
-        ],
+        "confused": list(map(list, analysis.most_confused(counts, class_names, 10))),
     }
 
 

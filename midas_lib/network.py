@@ -190,7 +190,7 @@ def _stored(file: h5py.File, layers: list[dict]) -> list[list[np.ndarray]]:
 
 def _steps(layers: list[dict], stored: list) -> tuple[int, float, list[Layer]]:
     """The input's side, what its pixels are multiplied by, and what is done to it."""
-    found, scale, size, chain, ended, open_ = [], None, None, None, False, False
+    found, geometry, scale, size, chain, ended, open_ = [], [], None, None, None, False, False
     for layer, arrays in zip(layers, stored, strict=True):
         kind, name, given = layer["class_name"], layer["name"], layer["config"]
         if any(given.get(k) != v for k, v in SETTINGS[kind].items()):
@@ -205,7 +205,7 @@ def _steps(layers: list[dict], stored: list) -> tuple[int, float, list[Layer]]:
                 raise UnknownLayerError(f"input {name}: neither a picture nor its geometry")
             continue
         if kind == "Dense" and before != [chain]:  # of the other input
-            found.append(Layer("geometry", *(a.astype(np.float32) for a in arrays)))
+            geometry.append(Layer("geometry", *arrays))
             branch = name
             continue
         inside = kind in ("BatchNormalization", "ReLU")  # of a convolution
@@ -238,11 +238,7 @@ def _steps(layers: list[dict], stored: list) -> tuple[int, float, list[Layer]]:
             found.append(Layer("linear", *arrays))
     if not ended or scale is None:
         raise UnknownLayerError("no softmax at its end, or no scaling at its beginning")
-    of_picture = [one for one in found if one.kind != "geometry"]
-    found = of_picture + [one for one in found if one.kind == "geometry"]
-    single = [
-        one if one.kernel is None
-        else one._replace(kernel=np.float32(one.kernel), bias=np.float32(one.bias))
-        for one in found
-    ]  # fmt: skip
-    return size, scale, single
+    for i, layer in enumerate(found := found + geometry):
+        if layer.kernel is not None:
+            found[i] = layer._replace(kernel=np.float32(layer.kernel), bias=np.float32(layer.bias))
+    return size, scale, found

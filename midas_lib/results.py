@@ -211,9 +211,9 @@ def other(part: int, info: dict) -> Results | None:
     """Another part's results of the same kind, to compare with; None where there are none, or they
     were made from other data."""
     found, ours = written(part, info), info["data"]
-    theirs = found.info["data"] if found else {}
+    theirs = found.info.get("data", {}) if found else {}
     shared = theirs.keys() & ours.keys()
-    same = all(theirs[name]["digest"] == ours[name]["digest"] for name in shared)
+    same = all(theirs[name].get("digest") == ours[name]["digest"] for name in shared)
     return found if shared and same else None
 
 
@@ -224,15 +224,16 @@ def read_file(path: Path) -> Results:
     wanted = {} if info.get("part") == BENCH else {"csv": None}
     for kind, digest in (wanted | info.get("files", {})).items():
         file = path.with_suffix(f".{kind}")
-        content = file.read_bytes() if file.exists() else b""
+        content = files.read(file) if file.exists() else b""
         if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(f"{file}: not as it was written with {path.name}; make it anew")
         if kind == "npz":
-            with np.load(io.BytesIO(content)) as stored:
-                arrays = dict(stored)
+            arrays = files.read_npz(file)
         else:
             cells = {"keep_default_na": False, "na_values": [""]}  # "none" and "NA" are names
             table = pd.read_csv(io.BytesIO(content), dtype={"arm": str, "digest": str}, **cells)
+            if missing := COLUMNS - set(table.columns):
+                raise UserError(f"{file}: has no {', '.join(sorted(missing))}; make it anew")
     return Results(info, table, arrays, path)
 
 
@@ -240,7 +241,7 @@ def read_info(path: Path) -> dict:
     """A results file's JSON, intervals as `Interval`s. Raises `UserError` when it is none, or what
     every page shows is not of the kind it has to be."""
     try:
-        info = json.loads(path.read_text(encoding="utf-8"), object_hook=_revived)
+        info = json.loads(files.read(path), object_hook=_revived)
         odd = [name for name, kind in KINDS.items() if not isinstance(info.get(name, kind()), kind)]
         said = [entry for archive in info.get("data", {}).values() for entry in archive.items()]
         odd += [name for name, value in said if not isinstance(value, str | None)]

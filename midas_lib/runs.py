@@ -95,6 +95,8 @@ def run_all(
     stop the others: afterwards `RuntimeError` tells each one's settings and error. Raises
     `UserError` when no scheduler is at that address, or the store cannot be read or written.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"JOBS={jobs}: give 1 or more")
     folder = Path(folder or config.RUNS)
     anew = {task.name for task in tasks} if fresh else set()
     found, todo, errors = {}, {}, {}
@@ -240,13 +242,14 @@ def _work(name: str, task: Task, weights, folder: Path, anew: bool) -> tuple[str
 
 def _train(task: Task, weights, state=None, save=None) -> dict[str, np.ndarray]:
     """Do one task, in a process of its own, as `train.fit`; returns what the store keeps of it."""
-    import keras  # in the worker, so that the parent need not load TensorFlow
+    with files.quiet():
+        import keras  # in the worker, so that the parent need not load TensorFlow
 
-    from midas_lib import train
+        from midas_lib import train
 
-    keras.backend.clear_session()  # or the last run's graphs stay in memory
-    train.set_threads(task.settings.threads)
-    train.take_gpu()
+        keras.backend.clear_session()  # or the last run's graphs stay in memory
+        train.set_threads(task.settings.threads)
+        train.take_gpu()
     run = train.fit(task.examples, task.classes, task.settings, task.held_out, weights, state, save)
     arrays = {f"history_{key}": np.array(values) for key, values in run.history.items()}
     arrays |= {f"weight_{i}": w for i, w in enumerate(run.model.get_weights())}

@@ -235,7 +235,8 @@ def _staging(folder: Path) -> Iterator[Path]:
                 yield Path(staging)
     except OSError as error:
         reason = f"{error.strerror}; free space there, or set DATA_DIR"
-        raise config.UserError(f"{error.filename or folder}: {reason}") from error
+        refused = error.filename2 or error.filename or folder  # of a copy, what it is written to
+        raise config.UserError(f"{refused}: {reason}") from error
 
 
 def _obtain(name: str, place: str, staging: Path, user: bool) -> None:
@@ -291,16 +292,12 @@ def _adopt(name: str, folder: Path, staging: Path) -> bool:
 
 def _unpack(npz: Path, staging: Path) -> None:
     """Bring MNIST's files into `staging` from Keras' npz. Raises `UnreadableError`."""
-    arrays = dict(files.read_members(npz, r"[xy]_\w+\.npy"))
+    arrays = files.read_npz(npz)
     keys = ("x_train", "y_train", "x_test", "y_test")
     for key, file in zip(keys, ARCHIVES["mnist"].files, strict=True):
-        try:
-            array = np.load(io.BytesIO(arrays[f"{key}.npy"]), allow_pickle=False)
-        except (KeyError, ValueError, EOFError, MemoryError):  # it may say to be of any size
-            raise UnreadableError(npz, f"holds no readable {key}") from None
-        if array.dtype != np.uint8:
-            raise UnreadableError(npz, f"{key} holds no unsigned bytes")
-        files.write_idx(staging / file, array)
+        if key not in arrays or arrays[key].dtype != np.uint8:
+            raise UnreadableError(npz, f"holds no readable {key}, of unsigned bytes")
+        files.write_idx(staging / file, arrays[key])
 
 
 class _Limited(io.BufferedWriter):

@@ -15,10 +15,13 @@ import numpy as np
 from midas_lib import config, files
 from midas_lib.config import UserError
 
+NEEDED = {"weight_0", "seconds", "settings"}  # of what every finished run holds
+
 
 def read(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray] | None:
     """An entry's arrays whose names begin so, each verified by its checksum; None where there is no
-    entry. A damaged one is set aside, under the suffix ".damaged", and counts as none."""
+    entry. A damaged one, or one that lacks what a finished run has, is set aside, under the suffix
+    ".damaged", and counts as none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -26,12 +29,15 @@ def read(path: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, np.ndarray]
     with file:
         try:
             with zipfile.ZipFile(file) as archive:
+                if any(info.compress_type for info in archive.infolist()):
+                    raise zipfile.BadZipFile("packed, so that it may grow without end")
                 names = [name.removesuffix(".npy") for name in archive.namelist()]
                 # To its end, where the checksum is compared, before anything believes what it says.
                 wanted = [name for name in names if name.startswith(prefixes)]
                 stored = {name: archive.read(f"{name}.npy") for name in wanted}
             file.seek(-12, io.SEEK_END)  # the end record says how many members there were
-            if len(names) != int.from_bytes(file.read(2), "little"):
+            complete = ".part" in path.suffixes or set(names) >= NEEDED
+            if not complete or len(names) != int.from_bytes(file.read(2), "little"):
                 raise zipfile.BadZipFile("members are missing")
             return {name: np.load(io.BytesIO(content)) for name, content in stored.items()}
         except Exception as error:  # damage trips zipfile and numpy up in many ways

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import analysis, audit, inference, standin
+from midas_lib import analysis, audit, data, inference, standin
 from midas_lib.__main__ import main
 from midas_lib.config import UserError
 
@@ -354,7 +354,7 @@ def test_the_reference_sees_every_image_and_its_columns_are_the_folders(folder, 
 
     audit_it = audit.audit
     monkeypatch.setattr(audit, "audit", noted)
-    monkeypatch.setattr(inference, "BATCH", 50)
+    monkeypatch.setattr(data, "BATCH", 50)
     recogniser = Recogniser()
     inference.audit_folders(folder, recogniser)
     assert recogniser.seen == [50, 50, 20]

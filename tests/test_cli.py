@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,43 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(inference, monkeypatch, cap
     assert err.splitlines()[-1].startswith(f"midas_lib: {line}")
 
 
+NASTY = "a\x1b]0;me\x07\n\u202e\udcff"
+PRINTED = "a\\x1b]0;me\\x07\\n\\u202e\\udcff"
+
+
+def test_no_name_reaches_the_terminal_as_a_code_or_a_line(inference, monkeypatch, capsys):
+    assert config.printable("Größe 1 €/ß.png") == "Größe 1 €/ß.png"
+    assert config.printable(NASTY) == PRINTED
+    assert main(["predict", f"{NASTY}.png", f"bad{NASTY}"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].startswith(f"{PRINTED}.png  A")
+    assert err.splitlines()[-1] == f"skipped bad{PRINTED}: no image"
+
+    def evaluate(*_):
+        warnings.warn(f"{NASTY}: odd", stacklevel=1)
+        raise OSError(28, "No space left on device", NASTY)
+
+    monkeypatch.setattr(inference, "evaluate", evaluate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *said: sys.stderr.write(warnings.formatwarning(*said[:4]))
+        assert main(["evaluate", "--test", "x"]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"midas_lib: {PRINTED}: odd",
+        f"midas_lib: {PRINTED}: No space left on device",
+    ]
+    with pytest.raises(SystemExit):
+        main(["predict", "a", f"--{NASTY}"])
+    assert f"--{PRINTED}" in capsys.readouterr().err
+
+
+def test_a_csv_holds_names_that_are_no_utf_8(inference, monkeypatch, tmp_path):
+    rows = [PREDICTION | {"file": NASTY}]
+    monkeypatch.setattr(inference, "evaluate", lambda *_: UNLABELLED | {"predictions": rows})
+    assert main(["evaluate", "--test", "x", "--csv", str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [f"{PRINTED},A,10,0.98765"]
+
+
 def test_interrupt_is_one_line_and_exit_code_130(inference, monkeypatch, capsys):
     def evaluate(*_):
         raise KeyboardInterrupt
@@ -212,6 +250,14 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--jobs"])
+@pytest.mark.parametrize("count", ["0", "-1", "1001", "1000000000", "9" * 5000, "two", "²"])
+def test_how_many_is_a_number_that_can_be_done(option, count, capsys):
+    with pytest.raises(SystemExit):
+        main(["report", option, count])
+    assert f"{option}: {count}: give 1 to 1000" in capsys.readouterr().err
 
 
 def test_an_unknown_profile_is_refused(capsys):

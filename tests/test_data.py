@@ -63,6 +63,7 @@ def test_the_cache_gives_the_same_again_and_a_damaged_one_is_made_anew(archive, 
     damages = {f"cut to {n}": whole[:n] for n in (0, 1, 1000, len(whole) - 1)}
     for i in (8, 40, 60, len(whole) // 2, directory - 1, directory + 8, directory + 12):
         damages[f"byte {i}"] = whole[:i] + bytes([whole[i] ^ 255]) + whole[i + 1 :]
+    damages["fewer rows"] = whole.replace(b"225, 300)", b"225, 200)", 1)
     # a directory that says it is one entry shorter, so that the last array is missing
     shorter = whole[directory + 8] - 1
     damages["array missing"] = (
@@ -212,9 +213,16 @@ def test_the_innermost_folder_that_names_a_class_decides(name, label):
     assert data.label_of(name, ("0", "1", "a")) == label
 
 
+def scans(*asked):
+    """(name, scan) of a folder's images."""
+    return [
+        one for names, found in data.read_scans(*asked) for one in zip(names, found, strict=True)
+    ]
+
+
 def read_labelled(folder, class_names, skipped):
     """(name, scan, label) of a folder's images."""
-    found = list(data.read_scans(folder, skipped))
+    found = scans(folder, skipped)
     labels = data.labels_of(folder, [name for name, _ in found], class_names, skipped)
     found = [(*one, label) for one, label in zip(found, labels, strict=True)]
     return [one for one in found if one[2] is not None] or found
@@ -224,7 +232,7 @@ def test_only_chosen_images_are_read_and_what_is_wrong_is_noted_once(tmp_path):
     folder = write_folder(tmp_path, ["1/a.png", "1/b.png", "c.png"])
     (folder / "1" / "bad.png").write_bytes(b"no image")
     skipped = []
-    found = list(data.read_scans(folder, skipped, {"1/b.png", "1/bad.png", "c.png"}))
+    found = scans(folder, skipped, {"1/b.png", "1/bad.png", "c.png"})
     assert [name for name, _ in found] == ["1/b.png", "c.png"]
     assert [one["file"] for one in skipped] == ["1/bad.png"]
     assert skipped[0]["reason"].startswith("not a readable image")
@@ -248,10 +256,14 @@ def test_images_are_read_in_their_order_a_few_at_a_time(tmp_path, monkeypatch):
             yield one
 
     monkeypatch.setattr(files, "walk", counted)
+    monkeypatch.setattr(data, "BATCH", 32)
     found = data.read_scans(folder, [])
-    assert next(found)[0] == "000.png"
+    names, scans = next(found)
+    assert scans.shape == (len(names), 225, 300)
     assert len(read) < 40  # not all of them lie in memory before the first is used
-    assert [name for name, _ in found] == [f"{i:03}.png" for i in range(1, 70)]
+    for more, _ in found:
+        names += more
+    assert names == tuple(f"{i:03}.png" for i in range(70))
 
 
 def test_a_plain_folder_has_no_labels_and_no_warning(tmp_path):
@@ -297,7 +309,7 @@ def test_pictures_of_other_kinds_and_names_are_read(tmp_path):
     for name, ending in (("a.jp2", ".jp2"), ("b.jfif", ".jpg"), ("c", ".png"), ("d.heic", ".jpg")):
         (tmp_path / name).write_bytes(cv2.imencode(ending, picture)[1].tobytes())
     (tmp_path / "e.heic").write_bytes(b"")
-    found = list(data.read_scans(tmp_path, skipped := []))
+    found = scans(tmp_path, skipped := [])
     assert [name for name, _ in found] == ["a.jp2", "b.jfif", "c", "d.heic"]
     assert all(abs(int((scan < 128).sum()) - 100 * 50) < 200 for _, scan in found)
     assert [one["file"] for one in skipped] == ["e.heic"]

@@ -42,7 +42,14 @@ def study(folder: Path, runs_folder: Path) -> None:
         tasks += [second, first]
     for i, outcome in enumerate(runs.run_all(tasks, jobs=2, folder=runs_folder)):
         arrays = {f"weight_{j}": weight for j, weight in enumerate(outcome.weights)}
-        arrays |= outcome.tests | outcome.history | {"seconds": np.array(outcome.seconds)}
+        arrays |= (
+            outcome.tests
+            | outcome.history
+            | {
+                "seconds": np.array(outcome.seconds),
+                "settings": np.array("{}"),
+            }
+        )
         store.write(folder / f"{i}.npz", arrays)
 
 

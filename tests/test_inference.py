@@ -160,7 +160,7 @@ def test_what_cannot_be_opened_is_skipped_and_named_by_where_it_lies(classifier,
     reasons = {one["file"]: one["reason"] for one in result["skipped"]}
     assert "not a zip archive" in reasons.pop("cut.zip")
     assert "not a zip archive" in reasons.pop("more.zip/inner/cut.zip")
-    assert reasons.pop("train/Sample001/gone.png") == "No such file or directory"
+    assert reasons.pop("train/Sample001/gone.png") == "cannot be read (No such file or directory)"
     assert list(reasons) == ["train/Sample011/img011-002.png"]
     assert {name: one["n"] for name, one in result["per_class"].items()} == {"0": 1, "1": 1, "A": 1}
 
@@ -308,7 +308,7 @@ def test_predict_answers_what_it_can_read_and_names_the_rest(classifier, tmp_pat
     assert rows[0]["label"] == classifier.predict(letter())[0]
     assert [one["file"] for one in skipped] == [str(blank), str(gone)]
     assert skipped[0]["reason"].startswith("no ink")
-    assert skipped[1]["reason"].startswith("No such file")
+    assert skipped[1]["reason"].startswith("cannot be read (No such file")
     assert inference.predict_files(classifier, [blank])[0] == []
     with pytest.raises(UserError, match="image 1: no ink"):
         classifier.predict([letter(), np.zeros((9, 9))])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -216,6 +217,40 @@ def test_a_file_that_is_not_the_one_written_is_refused(end):
     path.unlink()
     with pytest.raises(UserError, match=rf"part3\{end}"):
         results.read(3)
+
+
+def vouched(path, end, content):
+    """A results file with that content, vouched for as if it had been written so."""
+    path.with_suffix(end).write_bytes(content)
+    stored = json.loads(path.read_text())
+    stored["files"][end[1:]] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize("column", sorted(results.COLUMNS))
+def test_a_table_that_lacks_a_column_is_refused(column):
+    path = results.write(info(), 3, TABLE)
+    vouched(path, ".csv", TABLE.drop(columns=column).to_csv().encode())
+    with pytest.raises(UserError, match=rf"part3\.csv: has no {column}; make it anew"):
+        results.read(3)
+
+
+def test_arrays_that_are_none_or_grow_without_end_are_refused():
+    path = results.write(info(), 3, TABLE, {"a": np.eye(2)})
+    large, code = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(large, a=np.zeros(2**28, np.uint8))
+    np.savez(code, a=np.array([print], object))
+    for content in (b"", b"PK", large.getvalue(), code.getvalue()):
+        vouched(path, ".npz", content)
+        with pytest.raises(UserError, match=r"part3\.npz: (not a zip|refused|holds no readable a)"):
+            results.read(3)
+
+
+def test_other_results_that_do_not_say_their_data_are_none():
+    path = results.write(info(), 2, TABLE)
+    for data in ({}, {"characters": {}}):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+        assert results.other(2, info()) is None
 
 
 def test_a_part_without_a_table_is_refused():

@@ -388,7 +388,11 @@ def test_there_are_no_more_workers_than_jobs_tasks_and_cores(trainer, tmp_path, 
 
 # -- damage, and disks that refuse
 
-STORED = {"weight_0": np.arange(1500, dtype=np.float32).reshape(50, 30), "seconds": np.array(1.5)}
+STORED = {
+    "weight_0": np.arange(1500, dtype=np.float32).reshape(50, 30),
+    "seconds": np.array(1.5),
+    "settings": np.array("{}"),
+}
 
 
 def damaged(content, count):
@@ -422,9 +426,31 @@ def test_whatever_is_damaged_is_set_aside_or_does_not_matter(tmp_path):
     assert aside > 700
 
 
+@pytest.mark.parametrize("lacking", STORED)
+def test_an_entry_that_is_whole_but_lacks_something_is_set_aside(tmp_path, lacking):
+    entry = tmp_path / "entry.npz"
+    rest = {name: array for name, array in STORED.items() if name != lacking}
+    store.write(entry, rest)
+    assert runs._load(tmp_path, "entry") is None
+    assert entry.with_suffix(".damaged").exists()
+    store.write(tmp_path / "entry.part.npz", rest)  # an interrupted run holds other things
+    assert store.read(tmp_path / "entry.part.npz").keys() == rest.keys()
+
+
+def test_an_entry_that_would_grow_is_set_aside(tmp_path):
+    np.savez_compressed(tmp_path / "entry.npz", **STORED)
+    assert store.read(tmp_path / "entry.npz") is None
+
+
+def test_no_run_is_done_no_times_at_once(tmp_path):
+    for jobs in (0, -1):
+        with pytest.raises(UserError, match=f"JOBS={jobs}: give 1 or more"):
+            runs.run_all([task()], jobs=jobs, folder=tmp_path)
+
+
 def done(task, weights, state, save):
     """In place of `runs._train`: no training."""
-    return {"weight_0": np.zeros(task.settings.seed * 1000), "seconds": np.array(0.0)}
+    return STORED | {"weight_0": np.zeros(task.settings.seed * 1000)}
 
 
 def test_a_full_disk_is_told_in_a_line_and_keeps_what_was_done(tmp_path, monkeypatch):

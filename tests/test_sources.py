@@ -248,6 +248,17 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         fetch(tmp_path, mirror=str(tmp_path / "mirror"))
 
 
+def test_a_full_disk_is_named_and_not_what_is_copied(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device", str(source), None, str(target))
+
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / NAME).write_bytes(GOOD)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserError, match=rf"{tmp_path}/data/\.fetch-.*/{NAME}: No space left"):
+        fetch(tmp_path / "data", mirror=str(tmp_path / "mirror"))
+
+
 def test_unreadable_mirror_is_an_error_naming_it(tmp_path, server):
     server.pages["/" + NAME] = reply(200, b"<html>please log in</html>")
     with pytest.raises(UserError, match=f"MIRROR {server.url}: {NAME}: .* a web page"):
@@ -697,7 +708,7 @@ def test_an_npz_that_is_none_is_named(tmp_path, mnist):
     with pytest.raises(UserError, match="holds no readable x_train"):
         fetch(tmp_path / "data", name="mnist")
     np.savez(path, x_train=np.zeros((2, 3, 3)))
-    with pytest.raises(UserError, match="x_train holds no unsigned bytes"):
+    with pytest.raises(UserError, match="holds no readable x_train, of unsigned bytes"):
         fetch(tmp_path / "data", name="mnist")
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "__init__": "",
     "config": "",
     "files": "numpy config",
-    "images": "numpy cv2 PIL config",
+    "images": "numpy cv2 PIL config files",
     "corruptions": "numpy cv2",
     "standin": "numpy cv2 config files",
     "sources": "numpy pooch tqdm config files standin",
