@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from midas_lib import analysis, audit, config, data, images
+from midas_lib.audit import recover
 from midas_lib.config import Settings, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
@@ -137,14 +138,6 @@ def own_label_rate(found: dict) -> float:
     """The share of own-folder labels that training assumes: the audit's, if it found the folders
     complementary. found: as from `_audit`."""
     return round(found["own_folder_rate"].mean, 3) if "complementary" in found["verdict"] else 0.0
-
-
-def recover(probabilities: np.ndarray, folders: np.ndarray, leak: float) -> np.ndarray:
-    """Each picture's most probable digit, int (n,), by a network's probabilities (n, 10) and what
-    the folder rules out."""
-    likelihood = np.full_like(probabilities, (1 - leak) / (probabilities.shape[1] - 1))
-    likelihood[np.arange(len(folders)), folders] = leak
-    return (probabilities * likelihood).argmax(1)
 
 
 def estimate_accuracy(
