@@ -1,5 +1,6 @@
 """Labels for a wrongly filed set of one's own: learned from its folders, whatever it shows."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from midas_lib import audit, config, inference, runs
 from midas_lib.config import UserError
 from midas_lib.data import Examples
 
-STEPS = 2000  # of each stage, at least
+STEPS, BATCH = 1500, 64  # of each stage: steps, at least, and pictures a step
 
 
 def relabel(path: Path, reference: inference.Classifier | None = None) -> dict:
@@ -53,14 +54,12 @@ def _learned(filed: inference.Filed, leak: float) -> np.ndarray:
     """Part 3's two stages: class probabilities, (n, K), by a network that learned from folders."""
     from midas_lib.studies import part3
 
-    settings = config.vary(part3.WEAK, training__leak=leak)
-    epochs = max(8, math.ceil(STEPS / max(1, len(filed.folders) // settings.training.batch)))
-    settings = config.vary(settings, training__epochs=epochs)
+    epochs = max(8, math.ceil(STEPS / max(1, len(filed.folders) // BATCH)))
+    changes = {"training__leak": leak, "training__batch": BATCH, "training__epochs": epochs}
+    settings = config.vary(part3.WEAK, **changes)
     examples = Examples(pictures=filed.pictures[..., None], labels=filed.folders)
     first = runs.Task(settings=settings, examples=examples, classes=len(filed.classes))
     settings = config.vary(settings, training__sharpening_start=0.0)
-    second = runs.Task(
-        settings=settings, examples=examples, classes=first.classes, start=first,
-        tests={"filed": examples},
-    )  # fmt: skip
+    tests = {"filed": examples}
+    second = dataclasses.replace(first, settings=settings, start=first, tests=tests)
     return runs.run_all([second], label="relabel")[0].tests["filed"]
