@@ -11,7 +11,7 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # What the user says reaches the shell in the environment alone, and as it was typed: no part of it
 # is a command to a shell, or a variable to make.
-GIVEN = PROFILE SEEDS JOBS FRESH PYTHON NETWORK CHECKPOINT TEST IMG DIR REPOSITORY DATA_DIR MIRROR
+GIVEN = PROFILE SEEDS JOBS FRESH PYTHON NETWORK CHECKPOINT TEST IMG DIR CSV REPOSITORY DATA_DIR MIRROR
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
   $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
@@ -26,8 +26,8 @@ REPORT = $(MIDAS) report --profile "$$PROFILE" $(if $(SEEDS),--seeds "$$SEEDS") 
 READER = $(if $(NETWORK),--network="$$NETWORK") $(if $(CHECKPOINT),--checkpoint="$$CHECKPOINT")
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit lab badges test \
-  fuzz faults lint clean
+.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit relabel lab badges \
+  test fuzz faults lint clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -105,10 +105,16 @@ evaluate: env ## measure a network: TEST=folder or zip [NETWORK=digits] [ARGS=--
 	@echo "==> evaluating on $$TEST" >&2
 	@$(MIDAS) evaluate --test="$$TEST" $(READER) $(ARGS)
 
-audit: env ## find out what is wrong with labels: DIR=folder or zip of digits
+audit: env ## find out what is wrong with labels: DIR=folder or zip, a folder a class
 	@if [ -z "$$DIR" ]; then echo "make: say what to audit: make audit DIR=path" >&2; exit 2; fi
 	@echo "==> auditing $$DIR" >&2
 	@$(MIDAS) audit $(ARGS) -- "$$DIR"
+
+relabel: env ## label wrongly filed pictures anew: DIR=folder or zip CSV=file
+	@if [ -z "$$DIR" ] || [ -z "$$CSV" ]; then \
+	  echo "make: say what to relabel, and where to: make relabel DIR=path CSV=file" >&2; exit 2; fi
+	@echo "==> relabelling $$DIR" >&2
+	@$(MIDAS) relabel --csv="$$CSV" $(ARGS) -- "$$DIR"
 
 predict: env ## read characters: IMG="image ..." [NETWORK=digits]
 	@if [ -z "$$IMG" ]; then echo "make: say what to read: make predict IMG=path" >&2; exit 2; fi

@@ -20,6 +20,7 @@ SECTIONS = {
     "training": ("bench.training", "run"),
     "decoding": ("bench.decoding", "run"),
     "growth": ("bench.growth", "run"),
+    "labels": ("bench.labels", "run"),
     "shapes": ("bench.trials", "shapes"),
     "tried": ("bench.trials", "tried"),
     "race": ("bench.race", "run"),

@@ -128,13 +128,13 @@ def runs(args):
 def evaluate(args):
     from midas_lib import inference
 
-    if args.csv and not args.csv.absolute().parent.is_dir():  # not only when all is done
-        raise UserError(f"{args.csv}: there is no such folder")
+    if args.csv:
+        _check_target(args.csv)
     classifier = inference.load_classifier(_network(args))
     result = _told(inference.evaluate(classifier, args.test, args.hands))
     predictions = result["predictions"]
     if args.csv:
-        args.csv.write_text(_csv(predictions), encoding="utf-8")
+        _write_csv(args.csv, predictions)
     if len(classifier.class_names) > 10 and {one.get("true") for one in predictions} <= DIGITS:
         _say("all images are of digits: --network digits reads these better than one of characters")
     if "accuracy" not in result:  # a folder without labels: the predictions are the answer
@@ -179,11 +179,7 @@ def audit(args):
 
     if args.limit < 1:
         raise UserError(f"--limit {args.limit}: give 1 or more")
-    reference = None
-    if args.reference != "none":
-        path = config.from_caller(args.reference) if args.reference else NETWORKS["characters"]
-        reference = inference.load_classifier(path)
-    found = _told(inference.audit_folders(args.folder, reference, args.limit))
+    found = _told(inference.audit_folders(args.folder, _reference(args), args.limit))
     low, high = found["own_folder_rate_interval"]
     own = f"{found['own_folder_rate']:.2%}  (95 % interval {low:.2%} to {high:.2%})"
     rows = [("images", str(found["n"])), ("verdict", found["verdict"])]
@@ -193,6 +189,27 @@ def audit(args):
     for name, shares in zip(found["classes"], found["transition"], strict=True):
         table.append((name, *(f"{share:.1%}" for share in shares)))
     return found, f"{_columns(rows)}\n\n{_columns(table)}"
+
+
+def relabel(args):
+    from midas_lib import relabel
+
+    _check_target(args.csv)
+    found = _told(relabel.relabel(args.folder, _reference(args)))
+    _write_csv(args.csv, found.pop("labels"))
+    counts = f"{found['changed']} of {found['n']} pictures are relabelled"
+    unsure = f"{found['unsure']} labels have a confidence below 0.9"
+    return found, f"{found['verdict']}: {counts}, {unsure}; written to {args.csv}"
+
+
+def _reference(args):
+    """The network that an audit asks as well, or None."""
+    from midas_lib import inference
+
+    if args.reference == "none":
+        return None
+    path = config.from_caller(args.reference) if args.reference else NETWORKS["characters"]
+    return inference.load_classifier(path)
 
 
 def _network(args):
@@ -225,11 +242,22 @@ def _columns(rows):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _csv(predictions):
-    text, fields = io.StringIO(), ["file", "label", "index", "probability"]
-    fields += [field for field in ("hand_label", "true") if field in predictions[0]]
-    rows = [[_cell(prediction[field]) for field in fields] for prediction in predictions]
-    csv.writer(text, lineterminator="\n").writerows([fields, *rows])
+def _check_target(path):
+    """Raise `UserError` where no file can be written: at once, not when all is done."""
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: there is no such folder, or no file can be written there")
+
+
+def _write_csv(path, rows):
+    from midas_lib import files
+
+    files.write(path, _csv(rows).encode())
+
+
+def _csv(rows):
+    text = io.StringIO()
+    cells = (map(_cell, row.values()) for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([rows[0], *cells])
     return text.getvalue()
 
 

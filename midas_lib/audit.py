@@ -120,6 +120,15 @@ def audit(
     )  # fmt: skip
 
 
+def posterior(probabilities: np.ndarray, folders: np.ndarray, leak: float) -> np.ndarray:
+    """Each picture's probabilities of its class, (n, K), by a network's, (n, K), and its folder,
+    int (n,): its own class' with probability `leak`, else any of the others'."""
+    likelihood = np.full_like(probabilities, (1 - leak) / (probabilities.shape[1] - 1))
+    likelihood[np.arange(len(folders)), folders] = leak
+    joint = np.maximum(probabilities, 1e-12) * likelihood
+    return joint / joint.sum(1, keepdims=True)
+
+
 def _rates(hits, totals) -> list[Interval]:
     return [analysis.proportion_interval(*pair) for pair in zip(hits, totals, strict=True)]
 

@@ -154,18 +154,13 @@ def labels_of(
     return [labels[folder] for folder in where]
 
 
-def label_of(name: str, class_names: tuple[str, ...]) -> int | None:
-    """The class that the innermost folder saying one names: `SampleCCC`, CCC the class's number
-    from 1, or the class's own name. None where no folder does."""
-    return _innermost(name.rpartition("/")[0], class_names, {})
-
-
 def class_folders(folders: Iterable[str], class_names: tuple[str, ...]) -> dict[str, int | None]:
-    """What folders, given as paths, are taken for: {folder: label, or None}, sorted. A name may
-    mean one thing in one set and another in the next, so all are read in the same way, the one that
-    understands most of them, the first of equals: as in `label_of`, and `upper_a`, `a_lower`,
-    `zero` ...; the hex code of the character (NIST's 4a for J), codes without a letter only if all
-    folders have one; or the number from 0, if all folders have one and it is above 9 once."""
+    """What folders, given as paths, are taken for: {folder: label, or None}, sorted; the innermost
+    folder that names a class decides. A name may mean one thing in one set and another in the next,
+    so all are read in the same way, the one that understands most of them, the first of equals:
+    `SampleCCC`, CCC the class's number from 1, its own name, and `upper_a`, `a_lower`, `zero` ...;
+    the hex code of the character (NIST's 4a for J), codes without a letter only if all folders have
+    one; or the number from 0, if all folders have one and it is above 9 once."""
     folders, best = sorted(set(folders)), []
     spoken, coded, numbered = _names(class_names)
     for names in (spoken, coded, numbered):

@@ -5,13 +5,14 @@ import functools
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from midas_lib import files, images, network
-from midas_lib.config import DIGIT_NAMES, Preprocessing, UserError
+from midas_lib.config import CLASS_NAMES, Preprocessing, UserError
 
 BATCH = 256
 NO_HANDS = "hands: this network does not know how hands vary; take --network characters"
@@ -188,7 +189,7 @@ def predict_files(
 def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     """Measure the network on a folder or zip of images; zips inside are opened too.
 
-    The folder that an image lies in tells its class, see `data.label_of`. Returns, JSON-ready: n,
+    The folder that an image lies in tells its class, see `data.labels_of`. Returns, JSON-ready: n,
     accuracy, accuracy_interval (Wilson, 95 %), top5_accuracy, case_merged_accuracy, ece, per_class
     ({name: {"n", "accuracy"}}), confused ([name, name, errors both ways], most first), predictions
     (with "true", the class's name) and skipped ([{"file", "reason"}]). Where no image has a class:
@@ -250,63 +251,88 @@ def _accuracy(right: np.ndarray) -> dict:
     return {"accuracy": interval.mean, "accuracy_interval": [interval.low, interval.high]}
 
 
-def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000) -> dict:
-    """`audit.audit` of a folder or zip of digits, one folder for each class.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filed:
+    """Pictures as somebody filed them. names: of n files. classes: K names, sorted. folders: int
+    (n,), the class that each was filed under. pictures: uint8 (n, 28, 28), bright ink on black.
+    answers: a reference's probabilities of the classes, (n, K), or None. skipped: as `evaluate`'s.
+    """
 
-    A class's folder is named by its digit, or `SampleCCC` with CCC from 001 for 0. reference:
-    answers beside the folders; it must know the classes. limit: images looked at, drawn at random.
-    Returns, JSON-ready: n, classes, verdict, reason, advice, own_folder_rate,
-    own_folder_rate_interval, transition, transition_low, transition_high, counts, evidence and
-    skipped ([{"file", "reason"}]). Raises `UserError` for a folder that is no class, a class with
-    too few readable images, fewer than three classes, or a reference that does not know them.
+    names: list[str]
+    classes: list[str]
+    folders: np.ndarray
+    pictures: np.ndarray
+    answers: np.ndarray | None
+    skipped: list[dict]
+
+
+def read_folders(path, reference: Classifier | None = None, limit: int | None = None) -> Filed:
+    """The pictures of a folder or zip with one folder for each class.
+
+    Where all folders name characters, see `data.class_folders`, those are the classes; else a class
+    is what the folder is called. reference: answers beside the folders, if it knows the classes.
+    limit: images looked at, drawn at random; None for all. Raises `UserError` for an image in no
+    folder, a folder without images, a class with too few, or fewer than three classes.
     """
     from midas_lib import audit, data
 
-    path = Path(path)
-    if reference is not None and not set(DIGIT_NAMES) <= set(reference.class_names):
-        raise UserError("the reference does not know the digits 0 to 9; name another, or none")
-    names = [name for name, _ in files.walk(path, [])]
-    for name in names:
-        if data.label_of(name, DIGIT_NAMES) is None:
-            raise UserError(f"{path}: {name} lies in no class folder; name them 0 to 9, or move it")
-    chosen = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:limit]}
-    skipped, labels, pictures, answers = [], [], [], []
-    for found, scans in data.read_scans(path, skipped, chosen):
-        labels += [data.label_of(name, DIGIT_NAMES) for name in found]
+    path, skipped, names, pictures, answers = Path(path), [], [], [], []
+    found = [name for name, _ in files.walk(path, [])]
+    where = {name: name.rpartition("/")[0] for name in found}
+    known = data.class_folders(where.values(), CLASS_NAMES)
+    if "" in known:
+        stray = next(name for name, folder in where.items() if not folder)
+        raise UserError(f"{path}: {stray} lies in no class folder; move it into one")
+    for folder in path.rglob("*") if path.is_dir() else ():
+        inside = f"{files.printable(folder.relative_to(path))}/"
+        empty = folder.is_dir() and not any(name.startswith(inside) for name in found)
+        if empty and not files.SYSTEM_FILE.search(inside):
+            raise UserError(f"{folder}: holds no image; remove it")
+    spoken = None not in known.values()
+    named = {f: CLASS_NAMES[c] if spoken else f.rpartition("/")[2] for f, c in known.items()}
+    classes = sorted(set(named.values()))
+    if reference is not None and not set(classes) <= set(reference.class_names):
+        warnings.warn(f"{path}: the reference does not know all classes; not asked", stacklevel=2)
+        reference = None
+    chosen = {found[i] for i in np.random.default_rng(0).permutation(len(found))[:limit]}
+    for some, scans in data.read_scans(path, skipped, chosen):
+        names += some
         pictures.append(images.preprocess(scans, Preprocessing(mode="mnist"))[0][..., 0])
         if reference is not None:
-            answers.append(reference.probabilities(scans))
-    classes, folders, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    _check_classes(path, classes, counts)
-    names = [DIGIT_NAMES[c] for c in classes]
-    if reference is not None:
-        columns = [reference.class_names.index(name) for name in names]
-        answers = np.concatenate(answers)[:, columns]
-    found = audit.audit(np.concatenate(pictures), folders, answers if reference else None)
+            columns = [reference.class_names.index(name) for name in classes]
+            answers.append(reference.probabilities(scans)[:, columns])
+    folders = np.array([classes.index(named[where[name]]) for name in names], int)
+    if len(classes) < 3:
+        raise UserError(f"{path}: holds images of {len(classes)} classes; an audit takes 3 or more")
+    counts = np.bincount(folders, minlength=len(classes))
+    if counts.min() < audit.FEWEST:
+        seen = f"of those looked at, {counts.min()} readable images are of folder"
+        seen += f" {classes[counts.argmin()]}; an audit takes {audit.FEWEST} of each"
+        raise UserError(f"{path}: {seen}")
+    return Filed(
+        names=names, classes=classes, folders=folders, pictures=np.concatenate(pictures),
+        answers=np.concatenate(answers) if answers else None, skipped=skipped,
+    )  # fmt: skip
+
+
+def audit_folders(path, reference: Classifier | None = None, limit: int = 20_000) -> dict:
+    """`audit.audit` of the folders that `read_folders`, which takes the same, finds. Returns,
+    JSON-ready: n, classes, verdict, reason, advice, own_folder_rate, own_folder_rate_interval,
+    transition, transition_low, transition_high, counts, evidence and skipped ([{"file",
+    "reason"}])."""
+    from midas_lib import audit
+
+    filed = read_folders(path, reference, limit)
+    found = audit.audit(filed.pictures, filed.folders, filed.answers)
     own = found.own_folder_rate
     return {
-        "n": len(labels), "classes": names,
+        "n": len(filed.names), "classes": filed.classes,
         "verdict": found.verdict, "reason": found.reason, "advice": found.advice,
         "own_folder_rate": own.mean, "own_folder_rate_interval": [own.low, own.high],
         "transition": found.transition.tolist(), "transition_low": found.low.tolist(),
         "transition_high": found.high.tolist(), "counts": found.counts.tolist(),
-        "evidence": found.evidence, "skipped": skipped,
+        "evidence": found.evidence, "skipped": filed.skipped,
     }  # fmt: skip
-
-
-def _check_classes(path: Path, classes: np.ndarray, counts: np.ndarray) -> None:
-    from midas_lib import audit, data
-
-    for folder in path.rglob("*") if path.is_dir() else ():
-        label = data.label_of(f"{folder.name}/", DIGIT_NAMES) if folder.is_dir() else None
-        if label is not None and label not in classes:
-            raise UserError(f"{folder}: holds no readable image of those looked at; remove it")
-    if len(classes) < 3:
-        raise UserError(f"{path}: holds images of {len(classes)} classes; an audit takes 3 or more")
-    if counts.min() < audit.FEWEST:
-        rarest = DIGIT_NAMES[classes[counts.argmin()]]
-        found = f"of those looked at, {counts.min()} readable images are of folder {rarest}"
-        raise UserError(f"{path}: {found}; an audit takes {audit.FEWEST} of each (see --limit)")
 
 
 def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dict:

@@ -363,8 +363,21 @@ def test_the_reference_sees_every_image_and_its_columns_are_the_folders(folder, 
     assert given["pictures"].shape == (120, 28, 28)
     assert given["folders"].tolist() == np.repeat(np.arange(10), 12).tolist()
     recogniser.class_names = tuple("abcdefghijk")
-    with pytest.raises(UserError, match="does not know the digits"):
+    with pytest.warns(UserWarning, match="does not know all classes"):
         inference.audit_folders(folder, recogniser)
+    assert given["reference"] is None
+
+
+def test_classes_are_characters_if_all_folders_name_one_else_what_folders_are_called(folder):
+    (folder / "3").rename(folder / "Sample004")
+    (folder / "scans").mkdir()
+    (folder / "7").rename(folder / "scans" / "seven")
+    assert inference.read_folders(folder).classes == list("0123456789")
+    (folder / "5").rename(folder / "=fünf")
+    filed = inference.read_folders(folder)
+    assert filed.classes == [*"012468", "9", "=fünf", "Sample004", "seven"]
+    for name, number in zip(filed.names, filed.folders, strict=True):
+        assert f"{filed.classes[number]}/" in name
 
 
 def test_a_limit_is_kept_to_and_draws_at_random(folder):
@@ -379,7 +392,7 @@ def test_a_limit_is_kept_to_and_draws_at_random(folder):
 
 
 def _stray(folder):
-    (folder / "5").rename(folder / "five")
+    next((folder / "5").iterdir()).rename(folder / "five.png")
 
 
 def _empty(folder):
@@ -405,8 +418,8 @@ def _gone(folder):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_stray, "five/.* lies in no class folder"),
-        (_empty, "5: holds no readable image of those"),
+        (_stray, "five.png lies in no class folder"),
+        (_empty, "5: holds no image"),
         (_two, "2 classes; an audit takes 3 or more"),
         (_one_image, "1 readable images are of folder 5; an audit takes 10"),
         (_gone, "no such folder or zip"),
@@ -430,6 +443,18 @@ def test_the_command_prints_the_verdict_or_one_document(folder, capsys):
     assert document["verdict"] in audit.ADVICE
     low, high = document["own_folder_rate_interval"]
     assert low <= document["own_folder_rate"] <= high
+
+
+def test_what_is_known_of_a_picture_is_the_networks_answer_and_where_it_was_filed():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]])
+    never = audit.posterior(probabilities, np.array([0, 1]), 0.0)
+    assert never == pytest.approx(np.array([[0, 0.75, 0.25], [6 / 7, 0, 1 / 7]]))
+    # 0.6 * 0.5 against 0.3 * 0.25 and 0.1 * 0.25; 0.6 * 0.25, 0.3 * 0.5, 0.1 * 0.25.
+    half = audit.posterior(probabilities, np.array([0, 1]), 0.5)
+    assert half == pytest.approx(np.array([[12, 3, 1], [6, 6, 1]]) / [[16], [13]])
+    # What a network rules out and its folder too is as likely as the rest of that kind.
+    sure = audit.posterior(np.array([[1.0, 0, 0]], np.float32), np.array([0]), 0.0)
+    assert sure == pytest.approx(np.array([[0, 0.5, 0.5]]))
 
 
 def test_gradients_are_shared_between_orientations_and_with_the_cells_beside():

@@ -3,12 +3,13 @@
 import json
 import math
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from bench import __main__ as bench
-from bench import clock, figures, numbers, plan, trials
+from bench import clock, figures, labels, numbers, plan, trials
 from midas_lib import config
 
 INF = math.inf
@@ -259,6 +260,37 @@ def test_only_the_full_bench_on_real_data_is_published(measured, monkeypatch):
     assert [path.name for path in measured.iterdir()] == ["standard"]
     bench.main(["good"])
     assert (measured / "results" / "bench.json").exists()
+
+
+def test_cleanlab_judges_each_picture_by_models_that_have_not_seen_it(monkeypatch):
+    pictures = np.arange(60, dtype=np.uint8)[:, None, None]
+    folders = np.arange(60) % 3
+
+    def regression(shown, asked):
+        assert not set(shown.pictures.ravel()) & set(asked.pictures.ravel())
+        return np.eye(3)[np.where(asked.pictures.ravel() < 15, asked.labels, 0)]
+
+    def network(shown, asked):
+        assert len(shown.labels) == 2 * len(asked.labels)
+        return np.eye(3)[asked.labels]
+
+    def load(profile):
+        return types.SimpleNamespace(images=pictures, labels=folders)
+
+    peer = types.ModuleType("cleanlab")
+    peer.__version__, peer.filter = "1.2", types.ModuleType("cleanlab.filter")
+    peer.filter.find_label_issues = lambda given, said, n_jobs: said.argmax(1) != given
+    monkeypatch.setitem(sys.modules, "cleanlab", peer)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", peer.filter)
+    monkeypatch.setattr(labels.data, "load_mislabelled", load)
+    monkeypatch.setattr(labels, "regression", regression)
+    monkeypatch.setattr(labels, "network", network)
+    # Of the 45 from 15 on, the 30 that are not of folder 0.
+    flagged = {"regression": 0.5, "network": 0.0}
+    found = labels.run(plan.PLANS["full"])["labels"]
+    assert found == {"cleanlab": "1.2", "images": 60, "flagged": flagged}
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    assert labels.run(plan.PLANS["full"]) == {}
 
 
 def test_an_unknown_section_is_refused(capsys):

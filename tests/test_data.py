@@ -206,11 +206,12 @@ def write_folder(folder, members):
         ("a/Samples001/x.png", 2),
         ("x.png", None),
         ("A/x.png", None),
-        ("b/a", None),
+        ("b/a.png", None),
     ],
 )
 def test_the_innermost_folder_that_names_a_class_decides(name, label):
-    assert data.label_of(name, ("0", "1", "a")) == label
+    folder = name.rpartition("/")[0]
+    assert data.class_folders([folder], ("0", "1", "a")) == {folder: label}
 
 
 def scans(*asked):

@@ -190,9 +190,11 @@ def test_every_command_is_told_the_callers_folder(ready, tmp_path):
         "lab": "-m jupyterlab --notebook-dir=notebooks",
         "evaluate": "-P -m midas_lib evaluate --test=my test --checkpoint=a.keras",
         "audit": "-P -m midas_lib audit -- d.zip",
+        "relabel": "-P -m midas_lib relabel --csv=my labels.csv -- d.zip",
         "predict": "-P -m midas_lib predict --checkpoint=a.keras -- one image.png",
     }
     options = ["TEST=my test", "CHECKPOINT=a.keras", "IMG=one image.png", "DIR=d.zip", "MIRROR=m"]
+    options.append("CSV=my labels.csv")
     for target, command in commands.items():
         (line,) = ready.make("-C", "a checkout", target, *options, cwd=tmp_path, DATA_DIR="d")[1]
         expected = f"in={ready.folder} told={tmp_path} mirror=m data=d path="
@@ -240,11 +242,12 @@ def test_what_is_given_is_no_command_and_stays_as_it_was_typed(ready, tmp_path):
         assert f"--{name.lower()} {hack}" in line
     for target, name, option in (
         ("badges", "REPOSITORY", "--repository="), ("evaluate", "TEST", "--test="),
-        ("audit", "DIR", "-- "), ("predict", "IMG", "-- "),
+        ("audit", "DIR", "-- "), ("predict", "IMG", "-- "), ("relabel", "DIR", "-- "),
     ):  # fmt: skip
         value = "a$b $(shell touch hack) ${HOME}.png"
         (tmp_path / value).touch()
-        (line,) = ready.make("-C", str(ready.folder), target, f"{name}={value}", cwd=tmp_path)[1]
+        given = target, "CSV=a.csv", f"{name}={value}"
+        (line,) = ready.make("-C", str(ready.folder), *given, cwd=tmp_path)[1]
         assert f"{option}{value}]" in line
     assert not (tmp_path / "hack").exists()
 

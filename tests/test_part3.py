@@ -216,7 +216,7 @@ def test_folders_drawn_anew_are_as_wrong_as_the_real_ones(study, runner):
     found = declare(study)
     weak = found["first"][0]
     answers = study.outcomes(weak.tasks)[weak.digest].tests["folders"]
-    known = part3.posterior(answers, study.folders.labels, 0.001).argmax(1)
+    known = audit.posterior(answers, study.folders.labels, 0.001).argmax(1)
     count = PLAN.redrawn_images
     assert {run.arm.removeprefix("redrawn/") for run in found["redrawn"]} == set(part3.CHOICES)
     for run in found["redrawn"]:
@@ -460,7 +460,7 @@ def test_the_table_counts_what_the_answers_say(standin, study, runner, monkeypat
             assert counts[digit, folder] == both.sum()
     weak = table[table["arm"] == "weak-random"].iloc[0]
     (audited,) = (task for task in runner.trained if "audited" in task.tests)
-    labels = part3.posterior(
+    labels = audit.posterior(
         runner.outcome(audited).tests["audited"][:, :10], study.folders.labels, 0.001
     ).argmax(1)
     assert weak["recovered_share"] == pytest.approx((labels == study.truth).mean(), abs=0.02)
@@ -484,24 +484,6 @@ def test_the_file_number_tells_the_digit(study, datasets):
     for picture, truth in zip(study.folders.pictures[:20], study.truth[:20], strict=True):
         name = datasets["mislabelled"].names[pictures[picture.tobytes()]]
         assert datasets["mnist"].labels[int(name[-10:-4])] == truth
-
-
-def test_recovery_takes_the_best_of_what_is_possible():
-    def recover(probabilities, folders, leak):
-        found = part3.posterior(np.array(probabilities), np.array(folders), leak)
-        np.testing.assert_allclose(found.sum(1), 1)
-        return found.argmax(1).tolist()
-
-    assert recover([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]], [0, 1], 0.0) == [1, 0]
-    # A folder that is right half of the time rules nothing out: 0.6 * 0.5 against 0.3 * 0.25.
-    assert recover([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]], [0, 1], 0.5) == [0, 0]
-    # Of ten digits, 0.4 * 0.2 against 0.3 * 0.8 / 9.
-    many = [[0.4, 0.3, *[0.3 / 8] * 8]]
-    assert recover(many, [0], 0.2) == [0]
-    assert recover(many, [0], 0.05) == [1]
-    # 0.6 * 0.1 against 0.4 * 0.9, two classes.
-    sure = part3.posterior(np.array([[0.6, 0.4]]), np.array([0]), 0.1)
-    np.testing.assert_allclose(sure, [[0.06 / 0.42, 0.36 / 0.42]])
 
 
 def test_accuracy_is_told_by_how_often_the_answer_is_the_folder():

@@ -47,7 +47,8 @@ MAY_IMPORT = {
     " config files colab results show",
     "studies": "numpy pandas keras config files images data corruptions analysis audit model train"
     " store runs probe inference results studies",
-    "__main__": "config sources colab store inference results pages",
+    "relabel": "numpy config data audit runs inference studies",
+    "__main__": "config files sources colab store inference results pages relabel",
 }
 WITHOUT_TENSORFLOW = [
     row

@@ -160,14 +160,6 @@ def own_label_rate(found: dict) -> float:
     return round(found["own_folder_rate"].mean, 3) if "complementary" in found["verdict"] else 0.0
 
 
-def posterior(probabilities: np.ndarray, folders: np.ndarray, leak: float) -> np.ndarray:
-    """Each digit's probability, (n, 10), by a network's and what the folder says of it."""
-    likelihood = np.full_like(probabilities, (1 - leak) / (probabilities.shape[1] - 1))
-    likelihood[np.arange(len(folders)), folders] = leak
-    found = probabilities * likelihood
-    return found / np.maximum(found.sum(1, keepdims=True), 1e-12)
-
-
 def estimate_accuracy(
     predictions: np.ndarray, folders: np.ndarray, leak: float, classes: int = 10
 ) -> analysis.Interval:
@@ -347,7 +339,7 @@ class Part3(MnistStudy):
         )
 
     def _recovered(self, outcome: Outcome, before: float | None) -> Measured:
-        found = posterior(outcome.tests["folders"], self.folders.labels, self.leak)
+        found = audit.posterior(outcome.tests["folders"], self.folders.labels, self.leak)
         share = {"recovered_share": analysis.accuracy(self.truth, found.argmax(1))}
         if before is None:
             return self.tested(outcome)[0] | share, {}
@@ -414,7 +406,7 @@ class Part3(MnistStudy):
         """Each digit's probability for each picture, by the mean of networks and the folder."""
         outcomes = self.outcomes([run.task for run in runs]).values()
         mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
-        return posterior(mean, self.folders.labels, self.leak)
+        return audit.posterior(mean, self.folders.labels, self.leak)
 
     def _worded(self, word: str, runs: list[Run]) -> Examples:
         """The pictures with labels of one of `WORDS`, recovered by first stages."""
@@ -561,12 +553,12 @@ class Part3(MnistStudy):
 
         def together(outcomes):
             mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
-            labels = posterior(mean, self.folders.labels, self.leak).argmax(1)
+            labels = audit.posterior(mean, self.folders.labels, self.leak).argmax(1)
             return analysis.accuracy(self.truth, labels), {}
 
         def recovered(outcomes):
             mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
-            found = posterior(mean, self.folders.labels, self.leak)
+            found = audit.posterior(mean, self.folders.labels, self.leak)
             labels, sure, facts = found.argmax(1), found.max(1), []
             for low, high in itertools.pairwise(SURE):
                 right = (labels == self.truth)[(low <= sure) & (sure < high)]
@@ -579,7 +571,7 @@ class Part3(MnistStudy):
 
         def hardest(outcomes):
             probabilities = outcomes[0].tests["folders"]
-            labels = posterior(probabilities, self.folders.labels, self.leak).argmax(1)
+            labels = audit.posterior(probabilities, self.folders.labels, self.leak).argmax(1)
             wrong = np.flatnonzero(labels != self.truth)
             chosen = wrong[np.argsort(-probabilities[wrong, labels[wrong]])[:24]]
             return None, {
