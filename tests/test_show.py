@@ -61,7 +61,7 @@ def test_a_figure_carries_its_alt_text_caption_and_width(shown):
     svg = base64.b64decode(image["src"].partition(",")[2]).decode()
     assert int(image["width"]) == round(float(re.search(r'width="([\d.]+)pt"', svg)[1]) / 0.75)
     assert 200 < int(image["width"]) <= 3 * 96
-    assert ">40</text>" in svg  # a tick's label; text is text
+    assert ">40 %</text>" in svg  # a tick's label; text is text
     assert "<figcaption>Rising &amp; &lt;rising&gt; 5\u202f%</figcaption>" in shown[0]
 
 
@@ -88,13 +88,17 @@ def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
     (left, low, _), (middle, top, _), (right, _, _) = line
     assert 0 < left < middle < right < 1
     assert 0 < top < 0.2
-    assert 0.7 < low < 1  # from the top
+    svg = base64.b64decode(re.search(r"base64,([^\"]+)", shown[0])[1]).decode()
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+    x, y = map(float, re.search(r'<path d="M (\S+) (\S+)\s[^"]+" clip', svg).groups())
+    assert (left, low) == pytest.approx((x / width, y / height), abs=0.003)  # from the top
 
 
 def test_dots_with_intervals_tell_their_row_and_what_is_not_drawn_is_not_told(shown):
     spread = SimpleNamespace(mean=0.5, low=0.4, high=0.6)
     endless = SimpleNamespace(mean=0.7, low=np.nan, high=np.nan)
-    show.figure(plots.robustness({("blur", "a"): spread, ("noise", "b"): endless}), "a", "b")
+    rows = {("blur", "a"): spread, ("noise", "b"): endless}
+    show.figure(plots.dot_rows(rows, "percent", "Accuracy"), "a", "b")
     lines = json.loads(Page(shown[0]).all("figure")[0]["data-lines"])
     assert [text for line in lines for _, _, text in line] == [
         "a: Accuracy 50 % [40 %, 60 %], blur",
