@@ -59,11 +59,12 @@ def _measure(args) -> int:
         plan = repeat(plan, args.repeats)
     if profile == "full" and plan.heats[0].repeats < SHORT.repeats:
         profile = "standard"
-    archives = sources.fetch_all(sources.ARCHIVES, profile=plan.data)
+    archives = {name: sources.fetch(name, profile=plan.data) for name in sources.ARCHIVES}
     if not {archive.source for archive in archives.values()} <= {"original", "mirror"}:
         profile = "standard" if profile == "full" else profile
     if any(archive.source == "stand-in" for archive in archives.values()):
-        os.environ["STANDIN"] = "1"  # for all that is started from here
+        os.environ["STANDIN"] = "1"  # for all archives, and all that is started from here
+        archives = {name: sources.fetch(name, profile=plan.data) for name in archives}
     found = _before(results.provenance(profile, archives))
     failed = []
     for name in args.section or SECTIONS:

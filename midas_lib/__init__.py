@@ -8,8 +8,9 @@ import os
 
 # Read when TensorFlow meets a GPU: runs may share one, so none takes all of its memory at once.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-# TensorFlow's log is none of the user's business, and the user's backend none of ours.
+# Other libraries' logs are none of the user's business, and the user's backend none of ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
 # Nor is what a killed study's workers left to Python's own tracker, which clears it away.
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")

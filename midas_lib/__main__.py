@@ -17,8 +17,8 @@ from midas_lib.config import UserError
 NEED_CHECKOUT = ("report", "index", "pages", "badges")
 DIGITS = set(config.DIGIT_NAMES)
 NETWORKS = {
-    name: config.ROOT / "checkpoints" / path
-    for name, path in {"characters": "part1/model.keras", "digits": "part2/best.keras"}.items()
+    "characters": config.ROOT / "checkpoints" / "part1" / "model.keras",
+    "digits": config.ROOT / "checkpoints" / "part2" / "best.keras",
 }
 
 

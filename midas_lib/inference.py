@@ -1,7 +1,6 @@
 """Use a trained network: load a checkpoint, read images, measure a test set."""
 
 import dataclasses
-import functools
 import json
 import re
 import tempfile
@@ -145,16 +144,12 @@ def _from_keras(path: Path) -> tuple[Callable, bool, tuple]:
     side, classes, geometry = shapes[0][1:2], shapes[-1][1:], len(shapes) > 2
     if shapes != [(None, *side, *side, 1), *[(None, 2)] * geometry, (None, *classes)]:
         raise ValueError(f"its shapes are {shapes}, not a square picture's and its classes'")
-    return functools.partial(_ask, model), geometry, (*side, *classes)
 
+    def ask(*inputs):
+        inputs = [values.astype(np.float32) for values in inputs]
+        return model.predict(inputs if geometry else inputs[0], BATCH, 0)
 
-def _ask(model, *inputs: np.ndarray) -> np.ndarray:
-    """What a Keras model answers to its inputs, (n, ...) each."""
-    parts = []
-    for start in range(0, len(inputs[0]), BATCH):
-        batch = [values[start : start + BATCH].astype(np.float32) for values in inputs]
-        parts.append(model.predict_on_batch(batch if len(batch) > 1 else batch[0]))
-    return np.concatenate(parts)
+    return ask, geometry, (*side, *classes)
 
 
 def predict_files(
@@ -175,15 +170,13 @@ def predict_files(
             skipped.append({"file": str(path), "reason": reason})
     if not scans:
         return [], skipped
-    pictures = np.stack(list(scans.values()))
-    rows = _rows(scans, classifier.probabilities(pictures), classifier.class_names)
+    pictures, geometry = images.preprocess(np.stack(list(scans.values())), classifier.preprocessing)
+    more = {}
     if hand:
-        seen, geometry = images.preprocess(pictures, classifier.preprocessing)
-        logits = classifier.network.logits(seen)
-        answers = classifier.read_hands(logits, geometry, np.zeros(len(seen), int))
-        for row, answer in zip(rows, answers, strict=True):
-            row["hand_label"] = classifier.class_names[answer]
-    return rows, skipped
+        logits = classifier.network.logits(pictures)
+        more["hand_label"] = classifier.read_hands(logits, geometry, np.zeros(len(scans), int))
+    probabilities = classifier.answer(pictures, geometry)
+    return _rows(scans, probabilities, classifier.class_names, **more), skipped
 
 
 def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
@@ -218,21 +211,17 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     measured = known or range(len(names))
     names, probabilities = [names[i] for i in measured], np.concatenate(answers)[measured]
     labels = np.array([labels[i] for i in known])
-    rows = _rows(names, probabilities, classifier.class_names)
-    document = {"n": len(names), "predictions": rows, "skipped": skipped}
+    document, more = {"n": len(names), "skipped": skipped}, {}
     if known:
         document |= _measures(labels, probabilities, classifier.class_names)
-        for row, label in zip(rows, labels, strict=True):
-            row["true"] = classifier.class_names[label]
+        more["true"] = labels
     if hands:
         writers = np.array([_writer(name) for name in names])
         given = np.concatenate(logits)[measured], np.concatenate(places)[measured]
-        together = classifier.read_hands(*given, writers)
-        for row, answer in zip(rows, together, strict=True):
-            row["hand_label"] = classifier.class_names[answer]
-        document["hands"] = {"writers": len(np.unique(writers))}
-        if known:
-            document["hands"] |= _accuracy(together == labels)
+        more["hand_label"] = together = classifier.read_hands(*given, writers)
+        right = _accuracy(together == labels) if known else {}
+        document["hands"] = {"writers": len(np.unique(writers))} | right
+    document["predictions"] = _rows(names, probabilities, classifier.class_names, **more)
     return document
 
 
@@ -355,9 +344,11 @@ def _measures(labels: np.ndarray, probabilities: np.ndarray, class_names) -> dic
     }
 
 
-def _rows(names, probabilities: np.ndarray, class_names) -> list[dict]:
+def _rows(names, probabilities: np.ndarray, class_names, **more: np.ndarray) -> list[dict]:
+    """An answer for each image, with the names of `more` classes, by what they are."""
     best = probabilities.argmax(1).tolist()
     return [
         {"file": str(name), "label": class_names[i], "index": i, "probability": float(row[i])}
-        for name, row, i in zip(names, probabilities, best, strict=True)
+        | {field: class_names[of[n]] for field, of in more.items()}
+        for n, (name, row, i) in enumerate(zip(names, probabilities, best, strict=True))
     ]

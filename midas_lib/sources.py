@@ -18,7 +18,7 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,15 +107,6 @@ def fetch(
         warnings.warn(f"{name}: {reason}", stacklevel=2)
     drawn = folder / "standin" / profile
     return _complete(name, drawn, lambda staging: _draw(name, profile, staging), "stand-in")
-
-
-def fetch_all(names: Iterable[str], *, standin=None, **settings) -> dict[str, Source]:
-    """`fetch` several archives, either all real or all stand-in; `settings` as for `fetch`."""
-    found = {name: fetch(name, standin=standin, **settings) for name in names}
-    if len({source.source == "stand-in" for source in found.values()}) > 1:
-        warnings.warn("using the stand-in for all archives, as one has no other", stacklevel=2)
-        return {name: fetch(name, standin=True, **settings) for name in found}
-    return found
 
 
 def read_members(path: str | Path, name: str) -> Iterator[tuple[str, bytes]]:

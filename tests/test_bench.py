@@ -250,12 +250,12 @@ def test_only_the_full_bench_on_real_data_is_published(measured, monkeypatch):
 
     def archives(source):
         found = SimpleNamespace(source=source, digest="ab" * 32)
-        return lambda names, profile: dict.fromkeys(names, found)
+        return lambda name, profile: found
 
-    monkeypatch.setattr(bench.sources, "fetch_all", archives("stand-in"))
+    monkeypatch.setattr(bench.sources, "fetch", archives("stand-in"))
     bench.main(["good"])
     assert [path.name for path in measured.iterdir()] == ["standard"]
-    monkeypatch.setattr(bench.sources, "fetch_all", archives("mirror"))
+    monkeypatch.setattr(bench.sources, "fetch", archives("mirror"))
     bench.main(["good", "--repeats", "2"])
     assert [path.name for path in measured.iterdir()] == ["standard"]
     bench.main(["good"])

@@ -3,6 +3,7 @@
 import contextlib
 import fractions
 import io
+import logging
 import os
 import resource
 import socket
@@ -476,6 +477,14 @@ def test_what_a_library_says_to_standard_error_is_only_heard_where_it_fails(capf
         fail()
     os.write(2, b"our own\n")
     assert capfd.readouterr().err == "E0000 no such symbol\nour own\n"
+
+
+def test_of_tensorflows_log_only_errors_are_heard(caplog):
+    tensorflow = logging.getLogger("tensorflow")
+    tensorflow.setLevel(logging.INFO)  # as it does itself in a notebook
+    tensorflow.warning("retracing")
+    tensorflow.error("out of memory")
+    assert caplog.messages == ["out of memory"]
 
 
 # ---- writing and locking ----

@@ -4,6 +4,7 @@ They may cost the user a line, or give an answer; no more. FUZZ says how many
 inputs each kind of file gets; `make fuzz` takes many.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -13,6 +14,8 @@ import signal
 import sys
 import tempfile
 import zipfile
+import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -162,6 +165,56 @@ def described(folder, content, network):
     inference.load_classifier(folder / "model.keras")
 
 
+def config_of(network):
+    with zipfile.ZipFile(network[0]) as archive:
+        return archive.read("config.json")
+
+
+def configured(folder, content, network):
+    with zipfile.ZipFile(network[0]) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    checkpoint(folder, zipped(whole | {"config.json": content}), network)
+
+
+def lying(folder, content, network):
+    """A PNG whose first chunk, size and kind of pixels, is this; its checksum is right."""
+    start, rest = encoded(".png")[:12], encoded(".png")[33:]
+    chunk = b"IHDR" + content
+    length = len(content).to_bytes(4, "big")
+    picture = start[:8] + length + chunk + zlib.crc32(chunk).to_bytes(4, "big") + rest
+    for image in (picture, encoded(".bmp")[:18] + content + encoded(".bmp")[18 + len(content) :]):
+        with contextlib.suppress(UserError):
+            images.read_image(image, "picture")
+
+
+def odd_folder(folder, content, network):
+    """A folder with an entry for each byte, of one of eight kinds, below one another or beside."""
+    here = Path(tempfile.mkdtemp(dir=folder))
+    top, names = here, ["1", "Sample002", "a\x1b\n", "\udcff", "=x", ".hidden", "x" * 200, "4a"]
+    for i, byte in enumerate(content[:40]):
+        path = here / f"{names[byte >> 3 & 7]}{i}{('', '.png', '.zip', '.jpg')[byte >> 6]}"
+        kind = byte & 7
+        if kind == 0:
+            os.mkfifo(path)
+        elif kind == 1:
+            path.symlink_to((top, here, Path("/dev/zero"), path)[i % 4])
+        elif kind == 2:
+            path.mkdir()
+            here = path if len(str(path)) < 3000 else top
+        elif kind == 3:
+            path.write_bytes(zipped({"1/a.png": encoded(".png"), f"{i}/b.zip": b"PK"}))
+        elif kind == 4:
+            path.write_bytes(content)
+        elif kind == 5:
+            path.touch(mode=0)
+        elif kind == 6:
+            with path.open("wb") as file:
+                file.truncate(2**33)
+        else:
+            path.write_bytes(encoded(".png", i))
+    inference.evaluate(network[1], top)
+
+
 def letters():
     names = [f"train/Sample00{1 + i % 3}/img00{1 + i % 3}-00{i}.png" for i in range(6)]
     return zipped({name: encoded(".png", i) for i, name in enumerate(names)})
@@ -201,6 +254,9 @@ KINDS = {
     "npz": (lambda network: npz(), packed),
     "results": (lambda network: findings(), results),
     "checkpoint": (lambda network: network[0].read_bytes(), checkpoint),
+    "checkpoint's config": (config_of, configured),
+    "header that lies": (lambda network: encoded(".png")[16:29], lying),
+    "folder": (lambda network: bytes(range(7, 256, 8)), odd_folder),
     "checkpoint's notes": (lambda network: network[0].with_suffix(".json").read_bytes(), described),
 }
 

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -170,6 +172,16 @@ def test_a_truncated_file_is_no_image(page):
     content = png(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8))
     with pytest.raises(UserError, match="not a readable image"):
         images.read_image(content[: len(content) // 8])
+
+
+def test_what_opencv_logs_of_a_damaged_file_is_not_shown(page):
+    content = png(page)
+    header = content[12:29] + b"\0"  # a byte too long
+    spoilt = content[:8] + struct.pack(">I18sI", 14, header, zlib.crc32(header)) + content[33:]
+    program = "from midas_lib import images; import sys; images.read_image(sys.stdin.buffer.read())"
+    said = subprocess.run([sys.executable, "-c", program], input=spoilt, capture_output=True).stderr
+    assert b"UserError: image: not a readable image" in said
+    assert b"grfmt_png" not in said
 
 
 def test_the_paper_is_the_borders_median(page):

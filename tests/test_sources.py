@@ -515,25 +515,6 @@ def test_stand_in_on_request_whatever_is_there(tmp_path, monkeypatch):
     assert source.source == "stand-in"
 
 
-def test_all_real_or_all_stand_in(tmp_path, monkeypatch):
-    drawn = []
-
-    def draw(name, paths, profile):
-        drawn.append(name)
-        for path in paths:
-            path.write_bytes(GOOD)
-
-    monkeypatch.setattr(standin, "draw", draw)
-    monkeypatch.setattr(sources, "content_digest", lambda name, folder: DIGEST)
-    (tmp_path / NAME).write_bytes(GOOD)
-    settings = {"data_dir": tmp_path, "standin": False, "urls": ()}
-    assert sources.fetch_all(["characters"], **settings)["characters"].source == "original"
-    with pytest.warns(UserWarning, match="for all archives|mnist: using the drawn stand-in"):
-        found = sources.fetch_all(["characters", "mnist"], **settings)
-    assert [source.source for source in found.values()] == ["stand-in", "stand-in"]
-    assert drawn == ["mnist", "characters"]
-
-
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*DATA_DIR"):
