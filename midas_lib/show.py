@@ -166,8 +166,8 @@ def _ranks(values: list) -> list[int | None]:
 
 def typeset(text: str) -> str:
     """The text with each percent sign a narrow space, at which no line breaks, from its number, but
-    not in an address, where letters or digits follow it; "n = 5" does not break either."""
-    text = re.sub(r"\bn = (?=\d)", "n\u00a0=\u00a0", text)
+    not in an address, where letters or digits follow it; "n = 2480" becomes an unbroken 2,480."""
+    text = re.sub(r"\bn = (\d+)", lambda n: f"n\u00a0=\u00a0{int(n[1]):,}", text)
     return re.sub(r"(?<=\d) ?%(?!\w)", "\u202f%", text)
 
 
@@ -186,12 +186,12 @@ def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: st
     """Show a pad on which one draws a character, which networks, title -> `pad.export`'s, read at
     once, in the page. guides: name -> where the ink's edges lie on the mean, as shares from the
     top: of capitals, of small letters, and the base line. The pen's middle goes inside of them."""
-    capitals, small, base = guides.values()
+    capitals, small, base = sorted(guides.values())
     # Half a pen puts the ink there; strokes on the lines tell small from capital with a whole one.
     heights = capitals + pad.PEN / 2, small + pad.PEN, base - pad.PEN
-    guides, samples = dict(zip(guides, heights, strict=True)), pad.samples(*heights)
-    given = {"networks": networks, "guides": guides, "samples": samples, "caption": caption}
-    _show("pad", script=scripts()["pad"], **given)
+    guides = dict(zip(sorted(guides, key=guides.get), heights, strict=True))
+    given = {"networks": networks, "guides": guides, "caption": caption}
+    _show("pad", samples=pad.samples(*heights), script=scripts()["pad"], **given)
 
 
 def scripts() -> dict[str, str]:

@@ -189,7 +189,7 @@ def test_a_finding_is_markdown_in_a_box(shown):
         ("[two](https://example.org/v1%20two)", "[two](https://example.org/v1%20two)"),
         ("<https://example.org/1%2Fa?b=2%c3%a4>", "<https://example.org/1%2Fa?b=2%c3%a4>"),
         ("a % sign", "a % sign"),
-        ("5 %, n = 5", "5\u202f%, n\u00a0=\u00a05"),
+        ("5 %, n = 2480", "5\u202f%, n\u00a0=\u00a02,480"),
     ],
 )
 def test_percent_signs_stay_by_their_numbers_and_addresses_whole(text, expected, shown):

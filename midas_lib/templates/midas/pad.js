@@ -336,7 +336,7 @@ var pad = (() => {
       else does[dataset.does]?.();
     });
     for (const choice of [...choices, learn]) choice.addEventListener("change", look);
-    find(".works").hidden = false;
+    [find(".dead").hidden, find(".works").hidden] = [true, false];
     look();
   }
 
