@@ -1,7 +1,6 @@
 """What a notebook shows: figures, tables and text, as HTML that a page keeps."""
 
 import base64
-import functools
 import html
 import io
 import math
@@ -72,7 +71,7 @@ def _lines(fig, box) -> list[list[tuple[float, float, str]]]:
         for line in ax.get_lines():
             bar, values = bars.get(line), np.column_stack(line.get_data()).astype(float)
             name, across = (bar or line).get_label(), bool(bar and bar.has_xerr)
-            if name.startswith(("_child", "_nolegend")) or not np.isfinite(values).any():
+            if name.startswith(("_child", "_nolegend")):
                 continue
             ends = [np.reshape(end, (-1, 2)) for end in bar[2][0].get_segments()] if bar else []
             bounds = getattr(line, "bounds", [end[:, int(not across)] for end in ends])
@@ -83,7 +82,7 @@ def _lines(fig, box) -> list[list[tuple[float, float, str]]]:
                 said = _say(ax, values[i], bounds[i] if len(bounds) else (), across)
                 text = typeset(f"{name}: {said}" if name else said)
                 points.append((*np.abs([0, 1] - places[i]).round(4).tolist(), text))
-            found.append(points)
+            found += [points] * bool(points)
     return found
 
 
@@ -151,16 +150,18 @@ def _cells(values: list, p_values: bool = False) -> list[str]:
 
 
 def _ranks(values: list) -> list[int | None]:
-    """Each value's place in its column's order, None for None: by number where all begin with one
-    (a sign like < or about may stand before), or else as words, the numbers in them by size."""
-    found = [re.match(r"[^\w−-]*([−-]?[\d,]*\.?\d+|inf)", str(value)) for value in values]
-    if all(match or value is None for match, value in zip(found, values, strict=True)):
-        keys = [match and float(match[1].replace(",", "").replace("−", "-")) for match in found]
-        keys = [v if isinstance(v, float) else k for v, k in zip(values, keys, strict=True)]
-    else:
-        number = functools.partial(re.sub, r"\d+(\.\d+)?", lambda n: f"{float(n[0]):020.6f}")
-        keys = [None if value is None else number(str(value).lower()) for value in values]
-    order = sorted({key for key in keys if key is not None})
+    """Each value's place in its column's order, None for None: first those that begin with a
+    number, after nothing but signs, by it, then words, the numbers in them by size."""
+
+    def key(value):
+        text = str(value).lower().replace("−", "-").replace(",", "")
+        found = re.match(r"[^\w-]*(-?\d*\.?\d+|inf)", text)
+        if found or isinstance(value, float):  # 1e-05 as text begins with 1
+            return 0, value if isinstance(value, float) else float(found[1]), ""
+        return 1, 0, re.sub(r"\d+(\.\d+)?", lambda n: f"{float(n[0]):020.6f}", text)
+
+    keys = [None if value is None else key(value) for value in values]
+    order = sorted(set(keys) - {None})
     return [None if key is None else order.index(key) for key in keys]
 
 

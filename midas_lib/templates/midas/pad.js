@@ -283,7 +283,7 @@ var pad = (() => {
       context.stroke();
     }
     function draw(all) {
-      strokes = all;
+      [strokes, active] = [all, null]; // a finger that still draws has ended
       context.clearRect(0, 0, paper.width, paper.height);
       strokes.forEach(trace);
       look();
