@@ -204,7 +204,7 @@ def headline(accuracy, digits=1):
     """The key accuracies {label: Interval}, to so many digits of a percent."""
     y = -np.arange(len(accuracy), dtype=float)
     ax = new_axes(0.9 + 0.62 * len(y), "Accuracy, with 95 % interval", x="percent")
-    ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=[])
+    ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=accuracy)  # a page tells them
     means, *ends = _bounds(accuracy.values())
     ax.errorbar(means, y, xerr=abs(ends - means), fmt="o", color=BLUE, capsize=4, ms=8)
     spot = {"xycoords": ("axes fraction", "data")}
@@ -213,7 +213,7 @@ def headline(accuracy, digits=1):
         note(ax, label, (0, place), (0, 9), **spot)
         note(ax, value, (1, place), (0, 9), **spot, ha="right", weight="bold")
     ax.spines["left"].set_visible(False)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, labelleft=False)
     return ax.figure
 
 

@@ -1,7 +1,6 @@
 """What a notebook shows: figures, tables and text, as HTML that a page keeps."""
 
 import base64
-import functools
 import html
 import io
 import math
@@ -74,7 +73,7 @@ def _lines(fig, box) -> list[list[tuple[float, float, str]]]:
         for line in ax.get_lines():
             bar, values = bars.get(line), np.column_stack(line.get_data()).astype(float)
             name, across = (bar or line).get_label(), bool(bar and bar.has_xerr)
-            if name.startswith(("_child", "_nolegend")) or not np.isfinite(values).any():
+            if name.startswith(("_child", "_nolegend")):
                 continue
             ends = [np.reshape(end, (-1, 2)) for end in bar[2][0].get_segments()] if bar else []
             bounds = getattr(line, "bounds", [end[:, int(not across)] for end in ends])
@@ -85,7 +84,7 @@ def _lines(fig, box) -> list[list[tuple[float, float, str]]]:
                 said = _say(ax, values[i], bounds[i] if len(bounds) else (), across)
                 text = typeset(f"{name}: {said}" if name else said)
                 points.append((*np.abs([0, 1] - places[i]).round(4).tolist(), text))
-            found.append(points)
+            found += [points] * bool(points)
     return found
 
 
@@ -153,23 +152,25 @@ def _cells(values: list, p_values: bool = False) -> list[str]:
 
 
 def _ranks(values: list) -> list[int | None]:
-    """Each value's place in its column's order, None for None: by number where all begin with one
-    (a sign like < or about may stand before), or else as words, the numbers in them by size."""
-    found = [re.match(r"[^\w−-]*([−-]?[\d,]*\.?\d+|inf)", str(value)) for value in values]
-    if all(match or value is None for match, value in zip(found, values, strict=True)):
-        keys = [match and float(match[1].replace(",", "").replace("−", "-")) for match in found]
-        keys = [v if isinstance(v, float) else k for v, k in zip(values, keys, strict=True)]
-    else:
-        number = functools.partial(re.sub, r"\d+(\.\d+)?", lambda n: f"{float(n[0]):020.6f}")
-        keys = [None if value is None else number(str(value).lower()) for value in values]
-    order = sorted({key for key in keys if key is not None})
+    """Each value's place in its column's order, None for None: first those that begin with a
+    number, after nothing but signs, by it, then words, the numbers in them by size."""
+
+    def key(value):
+        text = str(value).lower().replace("−", "-").replace(",", "")
+        found = re.match(r"[^\w-]*(-?\d*\.?\d+|inf)", text)
+        if found or isinstance(value, float):  # 1e-05 as text begins with 1
+            return 0, value if isinstance(value, float) else float(found[1]), ""
+        return 1, 0, re.sub(r"\d+(\.\d+)?", lambda n: f"{float(n[0]):020.6f}", text)
+
+    keys = [None if value is None else key(value) for value in values]
+    order = sorted(set(keys) - {None})
     return [None if key is None else order.index(key) for key in keys]
 
 
 def typeset(text: str) -> str:
     """The text with each percent sign a narrow space, at which no line breaks, from its number, but
-    not in an address, where letters or digits follow it; "n = 5" does not break either."""
-    text = re.sub(r"\bn = (?=\d)", "n\u00a0=\u00a0", text)
+    not in an address, where letters or digits follow it; "n = 2480" becomes an unbroken 2,480."""
+    text = re.sub(r"\bn = (\d+)", lambda n: f"n\u00a0=\u00a0{int(n[1]):,}", text)
     return re.sub(r"(?<=\d) ?%(?!\w)", "\u202f%", text)
 
 
@@ -188,12 +189,12 @@ def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: st
     """Show a pad on which one draws a character, which networks, title -> `pad.export`'s, read at
     once, in the page. guides: name -> where the ink's edges lie on the mean, as shares from the
     top: of capitals, of small letters, and the base line. The pen's middle goes inside of them."""
-    capitals, small, base = guides.values()
+    capitals, small, base = sorted(guides.values())
     # Half a pen puts the ink there; strokes on the lines tell small from capital with a whole one.
     heights = capitals + pad.PEN / 2, small + pad.PEN, base - pad.PEN
-    guides, samples = dict(zip(guides, heights, strict=True)), pad.samples(*heights)
-    given = {"networks": networks, "guides": guides, "samples": samples, "caption": caption}
-    _show("pad", script=scripts()["pad"], **given)
+    guides = dict(zip(sorted(guides, key=guides.get), heights, strict=True))
+    given = {"networks": networks, "guides": guides, "caption": caption}
+    _show("pad", samples=pad.samples(*heights), script=scripts()["pad"], **given)
 
 
 def scripts() -> dict[str, str]:

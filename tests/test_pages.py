@@ -146,7 +146,7 @@ def test_figures_tables_and_sources_are_numbered_and_linked(project):
     cells.append(new_markdown_cell("## " + text.partition("## ")[2]))
     page = pages._render(new_notebook(cells=cells))
     assert '<figure id="figure-1" class="chart">a <figcaption><b>Figure 1.</b> Late' in page
-    assert '<figure id="rows" class="table"><figcaption><b>Table 1.</b> R' in page
+    assert '<figure class="table" id="rows"><figcaption><b>Table 1.</b> R' in page
     assert 'As <a href="#rows">Table 1</a> has it [<a href="#source-1">1</a>]' in page
     assert 'Late [<a href="#source-2">2</a>]' in page
     assert "a[1]" in page

@@ -46,7 +46,7 @@ def line_figure():
     ax = fig.subplots()
     (line,) = ax.plot([0, 1, 2], [5, 70, 6], label="it's <ours>")
     ax.plot([0, 1], [1, 2])
-    ax.set_xlabel("Step (log scale)")
+    ax.set_ylabel("Loss (log scale)")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     line.bounds = np.array([(9, 1), (60, 75), (np.nan, np.nan)])  # as errors, turned round
     return fig
@@ -81,9 +81,9 @@ def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
     show.figure(line_figure(), "a line", "A line")
     (line,) = json.loads(Page(shown[0]).all("figure")[0]["data-lines"])
     assert [text for _, _, text in line] == [
-        "it's <ours>: Step 0, 5 % [1 %, 9 %]",
-        "it's <ours>: Step 1, 70 % [60 %, 75 %]",
-        "it's <ours>: Step 2, 6 %",
+        "it's <ours>: 0, Loss 5 % [1 %, 9 %]",
+        "it's <ours>: 1, Loss 70 % [60 %, 75 %]",
+        "it's <ours>: 2, Loss 6 %",
     ]
     (left, low, _), (middle, top, _), (right, _, _) = line
     assert 0 < left < middle < right < 1
@@ -182,7 +182,7 @@ def test_p_values_are_never_zero():
     [
         ([0.5, None, -2, 0.5], [1, None, 0, 1]),
         (["inf, n = 1", "10,000", "−3 %", "< 0.1", "+2.5 [1, 4]"], [4, 3, 0, 1, 2]),
-        (["dropout 0.3", "dropout 0.25", "Adam", "peak 10", "peak 9"], [2, 1, 0, 4, 3]),
+        (["dropout 0.3", "dropout 0.25", "Adam", "peak 10", "9 peaks"], [3, 2, 1, 4, 0]),
     ],
 )
 def test_cells_are_ranked_by_number_or_as_words(values, ranks):
@@ -217,7 +217,7 @@ def test_an_interval_in_brief_is_without_its_n():
         ("[two](https://example.org/v1%20two)", "[two](https://example.org/v1%20two)"),
         ("<https://example.org/1%2Fa?b=2%c3%a4>", "<https://example.org/1%2Fa?b=2%c3%a4>"),
         ("a % sign", "a % sign"),
-        ("5 %, n = 5", "5\u202f%, n\u00a0=\u00a05"),
+        ("5 %, n = 2480", "5\u202f%, n\u00a0=\u00a02,480"),
     ],
 )
 def test_percent_signs_stay_by_their_numbers_and_addresses_whole(text, expected, shown):

@@ -283,7 +283,7 @@ var pad = (() => {
       context.stroke();
     }
     function draw(all) {
-      strokes = all;
+      [strokes, active] = [all, null]; // a finger that still draws has ended
       context.clearRect(0, 0, paper.width, paper.height);
       strokes.forEach(trace);
       look();
@@ -336,7 +336,7 @@ var pad = (() => {
       else does[dataset.does]?.();
     });
     for (const choice of [...choices, learn]) choice.addEventListener("change", look);
-    find(".works").hidden = false;
+    [find(".dead").hidden, find(".works").hidden] = [true, false];
     look();
   }
 
