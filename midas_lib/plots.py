@@ -3,8 +3,8 @@
 pyplot's global state is never touched. Images are (n, height, width) or (n, height, width, 1),
 uint8 or float in 0-255. An Interval is `analysis.Interval`, of 95 % unless it says otherwise; nan
 bounds are not drawn. Accuracies and differences are fractions, shown as percent. An arm is a key of
-`ARM_STYLES`; any other name is drawn under itself. A figure's natural size is 100 CSS pixels an
-inch, at most 7 inches wide; the look is `report.mplstyle`.
+`ARM_STYLES`, or its label; any other name is drawn under itself. A figure's natural size is 100 CSS
+pixels an inch, at most 7 inches wide; the look is `report.mplstyle`.
 """
 
 import functools
@@ -26,7 +26,7 @@ from midas_lib import config
 
 STYLE = Path(__file__).with_name("report.mplstyle")
 WIDTH = 7.0  # inches
-BLUE, RED, GREY, DARK = "#00599C", "#D55E00", "#6B6B6B", "#222222"
+BLUE, GREY, DARK = "#00599C", "#6B6B6B", "#222222"
 DASHED = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "marker": ""}
 SMALL = 10  # points, titles of small pictures
 
@@ -278,10 +278,10 @@ def misread(images, labels, predictions, class_names, *, most=12):
 
 
 @styled
-def transition(shares, class_names, *, rows="Digit", columns="Folder"):
-    """A table of shares (classes, classes) as a picture with its numbers, in percent."""
+def transition(shares, class_names):
+    """Shares (classes, folders) as a picture with its numbers, in percent."""
     shares, n = np.asarray(shares, float), len(class_names)
-    ax = new_axes(0.62 * WIDTH + 0.4, f"{columns}; numbers in percent of the row", rows)
+    ax = new_axes(0.62 * WIDTH + 0.4, "Folder; numbers in percent of the row", "Digit")
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6 * max(shares.max(), 1e-9), aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=SMALL)
@@ -503,12 +503,12 @@ def _spread(places, heights):
     return moved[np.argsort(order)]
 
 
-def _grid(titles, columns, shape, lines=None):
-    """Figure and axes (titles,) for pictures of `shape` (height, width), with room for the titles,
-    or `lines` of text, above each."""
+def _grid(titles, columns, shape):
+    """Figure and axes (titles,) for pictures of `shape` (height, width), with room for the titles
+    above."""
     count, columns = len(titles), min(columns, len(titles))
     rows = -(-count // columns)
-    lines = lines or max(str(title).count("\n") + bool(str(title)) for title in titles)
+    lines = max(str(title).count("\n") + bool(str(title)) for title in titles)
     gap, title = 0.08, lines * SMALL * 1.3 / 72  # inches
     width = min((WIDTH - gap) / columns - gap, 1.75)
     height = width * shape[0] / shape[1]
@@ -523,11 +523,11 @@ def _grid(titles, columns, shape, lines=None):
     return figure, axes[:count]
 
 
-def _show(ax, image, title="", look=None, **drawn):
-    """A picture that fills its axes, gray unless `drawn` says otherwise, its title in a `look`."""
+def _show(ax, image, title="", **drawn):
+    """A picture that fills its axes, gray unless `drawn` says otherwise."""
     settings = {"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto", "interpolation": "auto"}
     ax.imshow(image, **settings | drawn)
-    ax.set_title(title, size=SMALL, pad=3, **{"color": DARK, "weight": "normal"} | (look or {}))
+    ax.set_title(title, size=SMALL, pad=3, color=DARK, weight="normal")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.8)
 

@@ -21,6 +21,7 @@ from midas_lib.plots import ARM_STYLES
 
 RNG = np.random.default_rng(0)
 NAN, INF = np.nan, np.inf
+WORSE = plots.LOOKS["differences"]["worse"]["color"]
 
 
 def spans(keys, means, lows, highs):
@@ -233,14 +234,14 @@ def test_ablation_tells_better_worse_and_undecided_apart():
     assert [point.get_xdata()[0] for point in points] == [d.mean for d in differences]
     undecided, better, worse, *also_undecided = points
     assert [point.get_color() for point in points] == [
-        plots.GREY, plots.BLUE, plots.RED, plots.GREY, plots.GREY,
+        plots.GREY, plots.BLUE, WORSE, plots.GREY, plots.GREY,
     ]  # fmt: skip
     legend = figure.legends[0]
     named = dict(
         zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True)
     )
     assert {name: line.get_color() for name, line in named.items()} == {
-        "better": plots.BLUE, "worse": plots.RED, "undecided": plots.GREY,
+        "better": plots.BLUE, "worse": WORSE, "undecided": plots.GREY,
     }  # fmt: skip
     assert {p.get_markerfacecolor() for p in (undecided, *also_undecided)} == {"white"}
     assert len({point.get_color() for point in points}) == 3
