@@ -3,8 +3,8 @@
 pyplot's global state is never touched. Images are (n, height, width) or (n, height, width, 1),
 uint8 or float in 0-255. An Interval is `analysis.Interval`, of 95 % unless it says otherwise; nan
 bounds are not drawn. Accuracies and differences are fractions, shown as percent. An arm is a key of
-`ARM_STYLES`; any other name is drawn under itself. A figure's natural size is 100 CSS pixels an
-inch, at most 7 inches wide; the look is `report.mplstyle`.
+`ARM_STYLES`, or its label; any other name is drawn under itself. A figure's natural size is 100 CSS
+pixels an inch, at most 7 inches wide; the look is `report.mplstyle`.
 """
 
 import functools
@@ -26,7 +26,7 @@ from midas_lib import config
 
 STYLE = Path(__file__).with_name("report.mplstyle")
 WIDTH = 7.0  # inches
-BLUE, RED, GREY, DARK = "#00599C", "#D55E00", "#6B6B6B", "#222222"
+BLUE, GREY, DARK = "#00599C", "#6B6B6B", "#222222"
 DASHED = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "marker": ""}
 SMALL = 10  # points, titles of small pictures
 
@@ -72,8 +72,8 @@ def _saved(figure, **options):
 
 
 def styled(draw):
-    """Make the figure wholly in the report's style; a log axis whose labels would touch is labelled
-    at the powers of ten alone."""
+    """Make the figure wholly in the report's style; a log axis whose labels would touch has fewer,
+    powers of ten."""
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs):
@@ -83,7 +83,7 @@ def styled(draw):
             for axis in [ax.xaxis for ax in figure.axes]:
                 boxes = [label.get_window_extent().padded(4) for label in axis.get_ticklabels()]
                 if any(a.x1 > b.x0 for a, b in pairwise(boxes)) and axis.get_scale() == "log":
-                    axis.set_major_locator(LogLocator())
+                    axis.set_major_locator(LogLocator(numticks=6))
         return figure
 
     return drawn
@@ -174,21 +174,9 @@ def network_strip(layers, taken=()):
 
 
 @styled
-def rate_test(rates, losses, *, chosen):
-    """Learning-rate range test (Smith 2017, "Cyclical Learning Rates"): training loss (steps,)
-    against the growing rate (steps,); `chosen` marks the peak rate taken."""
-    ax = new_axes(3.4, "Learning rate (log scale)", "Training loss (nats)", xscale="log")
-    ax.plot(rates, losses, color=BLUE, marker="")
-    ax.axvline(chosen, color=RED, linestyle="--", marker="")
-    place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-    ax.annotate(f"chosen: {chosen:g} ", (chosen, 1), **place, color=RED)
-    return ax.figure
-
-
-@styled
 def size_curve(accuracy, xlabel="Training images per class"):
     """Accuracy against so many images, with intervals: {size: Interval}."""
-    ax = new_axes(4, xlabel, "Accuracy", "log count", "percent")
+    ax = new_axes(3, xlabel, "Accuracy", "log count", "percent")
     sizes, (means, *ends) = np.array(list(accuracy)), _bounds(accuracy.values())
     ax.fill_between(sizes, *ends, color=BLUE, alpha=0.15, lw=0)
     ax.errorbar(sizes, means, abs(ends - means), color=BLUE, marker="o", capsize=4)
@@ -203,7 +191,7 @@ def size_curve(accuracy, xlabel="Training images per class"):
 def headline(accuracy, digits=1):
     """The key accuracies {label: Interval}, to so many digits of a percent."""
     y = -np.arange(len(accuracy), dtype=float)
-    ax = new_axes(0.9 + 0.62 * len(y), "Accuracy, with 95 % interval", x="percent")
+    ax = new_axes(0.9 + 0.52 * len(y), "Accuracy, with 95 % interval", x="percent")
     ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=accuracy)  # a page tells them
     means, *ends = _bounds(accuracy.values())
     ax.errorbar(means, y, xerr=abs(ends - means), fmt="o", color=BLUE, capsize=4, ms=8)
@@ -290,10 +278,10 @@ def misread(images, labels, predictions, class_names, *, most=12):
 
 
 @styled
-def transition(shares, class_names, *, rows="Digit", columns="Folder"):
-    """A table of shares (classes, classes) as a picture with its numbers, in percent."""
+def transition(shares, class_names):
+    """Shares (classes, folders) as a picture with its numbers, in percent."""
     shares, n = np.asarray(shares, float), len(class_names)
-    ax = new_axes(0.62 * WIDTH + 0.4, f"{columns}; numbers in percent of the row", rows)
+    ax = new_axes(0.62 * WIDTH + 0.4, "Folder; numbers in percent of the row", "Digit")
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6 * max(shares.max(), 1e-9), aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=SMALL)
@@ -321,7 +309,7 @@ def told_and_true(losses):
 def reliability(curves):
     """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dashed
     line."""
-    ax = new_axes(4.2, "Confidence (largest probability)", "Accuracy", "percent", "percent")
+    ax = new_axes(3.6, "Confidence (largest probability)", "Accuracy", "percent", "percent")
     ax.plot([0, 1], [0, 1], **DASHED, label="_agree")
     for label, style in styles_of(curves).items():
         means, *ends = _bounds(curves[label].values())
@@ -336,7 +324,7 @@ def convergence(
     """What falls in training, by default the error: {arm: (images seen (checks,), error shares
     (seeds, checks))}, the mean over the seeds and a band from the least to the largest; on a log
     axis above 0 images."""
-    ax = new_axes(4.2, xlabel, ylabel, x, y)
+    ax = new_axes(3.8, xlabel, ylabel, x, y)
     _draw_ranges(ax, curves, markevery=0.1)
     return label_ends(ax)
 
@@ -356,7 +344,7 @@ def dot_rows(intervals, shows, xlabel, ylabel=""):
     """A row for each first part of the keys (row, arm) of `intervals`, and in it a dot with its
     interval for each arm; shows: as `new_axes` takes it for x. What is inf is not drawn."""
     rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
-    styles, height = styles_of(arms), 1.4 + len(rows) * (0.16 + 0.12 * len(arms))
+    styles, height = styles_of(arms), 1.1 + len(rows) * (0.1 + 0.12 * len(arms))
     ax = new_axes(height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
     for (row, arm), interval in intervals.items():
         y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
@@ -379,7 +367,7 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
     zero_shot = zero_shot or {}
     styles = styles_of(accuracy | zero_shot)
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
-    ax = new_axes(4.6, xlabel, "Test error", y="log percent")
+    ax = new_axes(3.8, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
         xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
@@ -403,7 +391,7 @@ def label_factors(factors):
     middle, lows, highs = values
     top = 2 * values[np.isfinite(values)].max(initial=1)
     beyond = np.isinf(middle) | np.isinf(highs)
-    ax = new_axes(3.8, "", "Labels a random start needs,\nas a multiple", y="log times")
+    ax = new_axes(3.2, "", "Labels a random start needs,\nas a multiple", y="log times")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
     ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE, label="_")
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
@@ -516,12 +504,12 @@ def _spread(places, heights):
     return moved[np.argsort(order)]
 
 
-def _grid(titles, columns, shape, lines=None):
-    """Figure and axes (titles,) for pictures of `shape` (height, width), with room for the titles,
-    or `lines` of text, above each."""
+def _grid(titles, columns, shape):
+    """Figure and axes (titles,) for pictures of `shape` (height, width), with room for the titles
+    above."""
     count, columns = len(titles), min(columns, len(titles))
     rows = -(-count // columns)
-    lines = lines or max(str(title).count("\n") + bool(str(title)) for title in titles)
+    lines = max(str(title).count("\n") + bool(str(title)) for title in titles)
     gap, title = 0.08, lines * SMALL * 1.3 / 72  # inches
     width = min((WIDTH - gap) / columns - gap, 1.75)
     height = width * shape[0] / shape[1]
@@ -536,11 +524,11 @@ def _grid(titles, columns, shape, lines=None):
     return figure, axes[:count]
 
 
-def _show(ax, image, title="", look=None, **drawn):
-    """A picture that fills its axes, gray unless `drawn` says otherwise, its title in a `look`."""
+def _show(ax, image, title="", **drawn):
+    """A picture that fills its axes, gray unless `drawn` says otherwise."""
     settings = {"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto", "interpolation": "auto"}
     ax.imshow(image, **settings | drawn)
-    ax.set_title(title, size=SMALL, pad=3, **{"color": DARK, "weight": "normal"} | (look or {}))
+    ax.set_title(title, size=SMALL, pad=3, color=DARK, weight="normal")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.8)
 

@@ -21,6 +21,7 @@ from midas_lib.plots import ARM_STYLES
 
 RNG = np.random.default_rng(0)
 NAN, INF = np.nan, np.inf
+WORSE = plots.LOOKS["differences"]["worse"]["color"]
 
 
 def spans(keys, means, lows, highs):
@@ -183,16 +184,6 @@ def test_reliability_draws_each_bin_where_its_confidence_is_with_its_interval():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
 
 
-def test_rate_test_marks_the_chosen_rate():
-    rates, losses = np.geomspace(1e-4, 1, 5), np.array([4, 3, 1, 2, 9])
-    figure = plots.rate_test(rates, losses, chosen=0.01)
-    curve, mark = figure.axes[0].lines
-    np.testing.assert_array_equal(curve.get_xydata(), np.column_stack([rates, losses]))
-    assert mark.get_xdata()[0] == 0.01
-    assert "0.01" in texts(figure.axes[0])[0]
-    assert figure.axes[0].get_xscale() == "log"
-
-
 def test_size_curve_ticks_are_the_sizes_and_points_carry_their_value():
     sizes, means = [5, 10, 40], [0.7, 0.8, 0.905]
     figure = plots.size_curve(spans(sizes, means, [0.6, 0.75, 0.9], [0.75, 0.85, 0.91]))
@@ -243,14 +234,14 @@ def test_ablation_tells_better_worse_and_undecided_apart():
     assert [point.get_xdata()[0] for point in points] == [d.mean for d in differences]
     undecided, better, worse, *also_undecided = points
     assert [point.get_color() for point in points] == [
-        plots.GREY, plots.BLUE, plots.RED, plots.GREY, plots.GREY,
+        plots.GREY, plots.BLUE, WORSE, plots.GREY, plots.GREY,
     ]  # fmt: skip
     legend = figure.legends[0]
     named = dict(
         zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True)
     )
     assert {name: line.get_color() for name, line in named.items()} == {
-        "better": plots.BLUE, "worse": plots.RED, "undecided": plots.GREY,
+        "better": plots.BLUE, "worse": WORSE, "undecided": plots.GREY,
     }  # fmt: skip
     assert {p.get_markerfacecolor() for p in (undecided, *also_undecided)} == {"white"}
     assert len({point.get_color() for point in points}) == 3
