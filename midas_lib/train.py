@@ -316,16 +316,3 @@ def _lower_on_plateau(factor: tf.Variable, losses_: list[float]) -> None:
     since_best = len(losses_) - 1 - int(np.argmin(losses_))
     if since_best and since_best % 4 == 0:
         factor.assign(factor / 2)
-
-
-def rate_test(
-    examples: Examples, classes: int, settings: Settings, low: float = 1e-5, high: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Learning-rate range test (Smith 2017, section 3.3): the loss while the rate grows.
-
-    Two epochs' batches, the rate rising geometrically from `low` to `high`. Returns the rates and
-    the losses, each (steps,)."""
-    trainer = _Trainer(examples, classes, settings)
-    order = np.concatenate([trainer.order(epoch) for epoch in range(2)])
-    rates = np.geomspace(low, high, len(order)).astype(np.float32)
-    return rates, trainer.train_steps(order, rates, 0)[:, 0]

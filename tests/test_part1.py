@@ -801,9 +801,7 @@ def misreading(share):
 
 def run_quietly(monkeypatch, checkpoint=lambda *_, **__: None, **options):
     monkeypatch.setattr(Study, "checkpoint", checkpoint)
-    monkeypatch.setattr(
-        part1.Part1, "look_inside", lambda self, outcomes: (None, {"rates": np.ones(1)})
-    )
+    monkeypatch.setattr(part1.Part1, "look_inside", lambda *_: (None, {"occlusion": np.ones(1)}))
     return part1.run("smoke", **options)
 
 

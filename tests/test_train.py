@@ -580,14 +580,6 @@ def test_what_is_watched_for_the_plateau_is_not_trained_on(count, each, monkeypa
     assert weights_equal(run, train.fit(examples.take(rest), 4, steady))
 
 
-def test_rate_test_tries_rising_rates():
-    values, losses = train.rate_test(pictures(16), 4, vary(PLAIN, training__batch=2), 1e-4, 1e2)
-    assert values.shape == losses.shape == (16,)
-    np.testing.assert_allclose(values[[0, 5, 10, 15]], [1e-4, 1e-2, 1, 1e2], rtol=1e-4)
-    assert np.isfinite(losses).all()
-    assert losses[-3:].mean() > losses[:3].mean()
-
-
 # --- prediction ---------------------------------------------------------------------------------
 
 

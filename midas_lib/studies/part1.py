@@ -470,15 +470,13 @@ class Part1(Study):
         return facts, {}
 
     def look_inside(self, outcomes: list[Outcome]) -> Measured:
-        """Learning-rate range test, and occlusion maps of the first image of some classes."""
-        from midas_lib import probe, train
+        """Occlusion maps of the first image of some classes."""
+        from midas_lib import probe
 
-        rates, losses = train.rate_test(self.everything, CLASSES, self.settings)
         chosen = [config.CLASS_NAMES.index(name) for name in OCCLUDED]
         shown = self.everything.take([np.flatnonzero(self.labels == c)[0] for c in chosen])
         occlusion = probe.occlusion(rebuild(outcomes[0], self.settings), shown)
-        arrays = {"rates": rates, "rate_losses": losses, "occlusion": occlusion}
-        return None, arrays | {"pictures": shown.pictures[..., 0]}
+        return None, {"occlusion": occlusion, "pictures": shown.pictures[..., 0]}
 
     def show(self, headline: list[Run]) -> None:
         """What the page's figures of single images, classes and writers are drawn from."""
