@@ -275,6 +275,7 @@ class Trainer:
             "test_labels": task.examples.labels,
             "test_held out": task.held_out.labels,
             "seconds": np.array(0.0),
+            "settings": np.array("{}"),
         }
 
 
@@ -337,7 +338,7 @@ def test_fresh_trains_what_is_listed_and_takes_other_starts_from_the_store(train
 def test_fresh_does_not_go_on_from_an_interrupted_run(trainer, tmp_path, monkeypatch):
     one, states = task(), []
     monkeypatch.setattr(
-        runs, "_train", lambda task, weights, state, save: states.append(state) or {"seconds": 0.0}
+        runs, "_train", lambda task, weights, state, save: states.append(state) or STORED
     )
     partial = tmp_path / f"{one.name}.part.npz"
     for fresh, expected in ((False, {"epochs": 3}), (True, None)):
