@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from midas_lib import analysis, config, data, images
+from midas_lib import analysis, config, data, files, images
 from midas_lib.config import Settings, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
@@ -85,7 +85,8 @@ def run(
     seeds: 5-fold partitions of the headline (default: the profile's). jobs, fresh: as in
     `study.Study`. Raises `UserError` for a profile or a number of seeds that does not exist.
     """
-    from midas_lib.model import add_geometry  # loads TensorFlow
+    with files.quiet():
+        from midas_lib.model import add_geometry  # loads TensorFlow
 
     plan = plan_for(PLANS, profile, seeds)
     characters = data.limit(data.load_characters(profile), plan.per_class)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from midas_lib import analysis, config, corruptions, data, results, runs
+from midas_lib import analysis, config, corruptions, data, files, results, runs
 from midas_lib.config import Settings, UserError
 from midas_lib.results import Results
 from midas_lib.runs import Outcome, Task
@@ -280,7 +280,8 @@ class MnistStudy(Study):
         """How alike two networks are: what they compute of `seen`, by layer, how often their
         answers to the test set differ, and the error on `seen` half-way between their weights and
         elsewhere on that line, statistics re-estimated from `some`."""
-        from midas_lib import probe
+        with files.quiet():
+            from midas_lib import probe
 
         layers = range(1, len(settings.network.channels) + 1)
         names = [*(f"conv{layer}_relu" for layer in layers), "features"]
@@ -326,7 +327,8 @@ def adopt(names: set[str]) -> None:
     for path in sorted(config.ROOT.glob("checkpoints/part*/*.json")) if missing else ():
         notes = json.loads(path.read_text(encoding="utf-8"))
         if notes.get("run") in missing and path.with_suffix(".keras").exists():
-            import keras  # loads TensorFlow
+            with files.quiet():
+                import keras  # loads TensorFlow
 
             layers = keras.saving.load_model(path.with_suffix(".keras"), compile=False).layers
             of_picture = [one for one in layers if one.name != "geometry_logits"]
@@ -335,7 +337,8 @@ def adopt(names: set[str]) -> None:
 
 def rebuild(outcome: Outcome, settings: Settings):
     """The network of these settings with the weights of a finished run."""
-    from midas_lib.model import build_cnn  # loads TensorFlow
+    with files.quiet():
+        from midas_lib.model import build_cnn  # loads TensorFlow
 
     model = build_cnn(len(outcome.weights[-1]), settings.preprocessing.size, settings.network)
     model.set_weights(outcome.weights)
