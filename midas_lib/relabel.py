@@ -1,6 +1,5 @@
 """Labels for a wrongly filed set of one's own: learned from its folders, whatever it shows."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from midas_lib import audit, config, inference, runs
 from midas_lib.config import UserError
 from midas_lib.data import Examples
 
-STEPS, BATCH = 1500, 64  # of each stage: steps, at least, and pictures a step
+FOLDS, STEPS, BATCH = 3, 1500, 64  # steps of each training, at least, and pictures a step
 
 
 def relabel(path: Path, reference: inference.Classifier | None = None) -> dict:
@@ -51,15 +50,22 @@ def relabel(path: Path, reference: inference.Classifier | None = None) -> dict:
 
 
 def _learned(filed: inference.Filed, leak: float) -> np.ndarray:
-    """Part 3's two stages: class probabilities, (n, K), by a network that learned from folders."""
+    """Class probabilities, (n, K), each picture's by a network that learned from the folders of the
+    others: one that has seen a picture's own folder may know it by heart."""
     from midas_lib.studies import part3
 
-    epochs = max(8, math.ceil(STEPS / max(1, len(filed.folders) // BATCH)))
-    changes = {"training__leak": leak, "training__batch": BATCH, "training__epochs": epochs}
-    settings = config.vary(part3.WEAK, **changes)
     examples = Examples(pictures=filed.pictures[..., None], labels=filed.folders)
-    first = runs.Task(settings=settings, examples=examples, classes=len(filed.classes))
-    settings = config.vary(settings, training__sharpening_start=0.0)
-    tests = {"filed": examples}
-    second = dataclasses.replace(first, settings=settings, start=first, tests=tests)
-    return runs.run_all([second], label="relabel")[0].tests["filed"]
+    fold, tasks = np.random.default_rng(0).permutation(len(examples.labels)) % FOLDS, []
+    for k in range(FOLDS):
+        parts = {"examples": examples.take(fold != k), "held_out": examples.take(fold == k)}
+        epochs = max(8, math.ceil(STEPS / max(1, (fold != k).sum() // BATCH)))
+        changes = {"loss": "forward", "leak": leak, "batch": BATCH, "epochs": epochs, "checks": 0}
+        changes |= {"every": epochs}
+        settings = config.vary(
+            part3.NAIVE, **{f"training__{name}": value for name, value in changes.items()}
+        )
+        tasks.append(runs.Task(settings=settings, classes=len(filed.classes), **parts))
+    found = np.empty((len(fold), len(filed.classes)), np.float32)
+    for k, outcome in enumerate(runs.run_all(tasks, label="relabel")):
+        found[fold == k] = outcome.probabilities
+    return found

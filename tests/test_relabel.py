@@ -1,6 +1,5 @@
 """Wrongly filed pictures labelled anew: renamed, learned from their folders, or refused."""
 
-import dataclasses
 import json
 import types
 
@@ -8,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from midas_lib import analysis, audit, relabel, runs, standin
+from midas_lib import analysis, audit, inference, relabel, runs, standin
 from midas_lib.__main__ import main
 
 CLASSES = "=SUM", "naïve b", "ß", "日"  # as sorted
@@ -51,7 +50,8 @@ def trained(monkeypatch):
 
     def run_all(tasks, label):
         asked.extend(tasks)
-        return [types.SimpleNamespace(tests={"filed": np.tile([0, 0.8, 0, 0.2], (N, 1))})]
+        said = [np.tile([0, 0.8, 0, 0.2], (len(task.held_out.labels), 1)) for task in tasks]
+        return [types.SimpleNamespace(probabilities=one) for one in said]
 
     monkeypatch.setattr(runs, "run_all", run_all)
     return asked
@@ -101,14 +101,35 @@ def test_what_was_learned_is_weighed_with_the_folder(
     assert [row["confidence"] for row in rows[::12]] == pytest.approx(confidence)
     assert answer["changed"] == 12 * sum(CLASSES[i] != CLASSES[j] for i, j in enumerate(labels))
     assert answer["unsure"] == 12 * sum(one < 0.9 for one in confidence)
-    (second,) = trained
-    first = second.start
-    assert first.start is None
-    assert first.classes == second.classes == 4
-    assert first.examples.labels.tolist() == np.repeat(range(4), 12).tolist()
-    first, second = first.settings.training, second.settings.training
-    assert (first.loss, first.leak, first.epochs) == ("PRODEN", rate, relabel.STEPS)
-    assert second == dataclasses.replace(first, sharpening_start=0.0)
+    asked = []
+    for task in trained:
+        assert (task.start, task.classes, len(task.examples.labels)) == (None, 4, 32)
+        learned = {picture.tobytes() for picture in task.examples.pictures}
+        assert learned.isdisjoint(picture.tobytes() for picture in task.held_out.pictures)
+        asked += task.held_out.labels.tolist()
+        training = task.settings.training
+        assert (training.loss, training.leak, training.epochs) == ("forward", rate, relabel.STEPS)
+    assert sorted(asked) == np.repeat(range(4), 12).tolist()
+
+
+def test_each_picture_gets_the_answer_of_the_network_that_has_not_seen_it(monkeypatch):
+    def run_all(tasks, label):
+        """Networks that answer with the folder, the k-th so much less sure."""
+        return [
+            types.SimpleNamespace(probabilities=np.eye(3)[task.held_out.labels] / (k + 1))
+            for k, task in enumerate(tasks)
+        ]
+
+    monkeypatch.setattr(runs, "run_all", run_all)
+    folders = np.arange(30) % 3
+    filed = inference.Filed(
+        names=[], classes=["a", "b", "c"], folders=folders, answers=None, skipped=[],
+        pictures=np.zeros((30, 28, 28), np.uint8),
+    )  # fmt: skip
+    answers = relabel._learned(filed, 0.5)
+    assert (answers.argmax(1) == folders).all()
+    sure = np.sort(answers.max(1))
+    np.testing.assert_allclose(sure, np.repeat([1 / 3, 1 / 2, 1], 10), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
