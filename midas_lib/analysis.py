@@ -139,9 +139,8 @@ def proportion_interval(successes, n):
 def even_split(counts):
     """Probability that chance, each class being as likely, gives exactly these counts (k,) of as
     many in all (multinomial)."""
-    return float(
-        stats.multinomial.pmf(counts, np.sum(counts), np.full(len(counts), 1 / len(counts)))
-    )
+    even = np.full(len(counts), 1 / len(counts))
+    return float(stats.multinomial.pmf(counts, np.sum(counts), even))
 
 
 def cluster_interval(correct, clusters):

@@ -121,8 +121,8 @@ def run(
     found = study.derive("audit", starts["pretrained", 0].tasks, partial(_audit, study.folders))
     study.leak = own_label_rate(found)
     first, naive, rates = study.first(starts), study.naive(starts), study.rates()
-    study.finish(list(naive.values()), "2 of 5, folders believed")
-    study.finish([*study.memorised(), *rates.values()], "2 of 5, folders believed")
+    believed = [*naive.values(), *study.memorised(), *rates.values()]
+    study.finish(believed, "2 of 5, folders believed")
     second, compared = study.second(first), study.compared(study.best_rates(rates))
     study.finish([*first.values(), *second.values()], "3 of 5, two stages")
     study.finish([*compared, *study.budgets(starts)], "4 of 5, losses and lengths")
@@ -339,8 +339,8 @@ class Part3(MnistStudy):
         )
 
     def _recovered(self, outcome: Outcome, before: float | None) -> Measured:
-        found = audit.posterior(outcome.tests["folders"], self.folders.labels, self.leak)
-        share = {"recovered_share": analysis.accuracy(self.truth, found.argmax(1))}
+        labels = self._posterior([outcome]).argmax(1)
+        share = {"recovered_share": analysis.accuracy(self.truth, labels)}
         if before is None:
             return self.tested(outcome)[0] | share, {}
         return self.learned(outcome, before, CURVES, **share)
@@ -402,23 +402,22 @@ class Part3(MnistStudy):
             for run in [first["folders", "random", seed]]
         ]  # fmt: skip
 
-    def _posterior(self, runs: list[Run]) -> np.ndarray:
+    def _posterior(self, outcomes) -> np.ndarray:
         """Each digit's probability for each picture, by the mean of networks and the folder."""
-        outcomes = self.outcomes([run.task for run in runs]).values()
         mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
         return audit.posterior(mean, self.folders.labels, self.leak)
 
     def _worded(self, word: str, runs: list[Run]) -> Examples:
         """The pictures with labels of one of `WORDS`, recovered by first stages."""
-        found = self._posterior(runs)
+        outcomes = list(self.outcomes([run.task for run in runs]).values())
+        found = self._posterior(outcomes)
         labelled = dataclasses.replace(self.folders, labels=found.argmax(1))
         if word == "certain":
             return labelled.take(np.sort(np.argsort(found.max(1))[len(found) // 100 :]))
         if word == "neighbours":
             from midas_lib import probe
 
-            (outcome,) = self.outcomes(runs[0].tasks).values()
-            model = rebuild(outcome, runs[0].task.settings)
+            model = rebuild(outcomes[0], runs[0].task.settings)
             features = probe.features(model, self.folders, ["features"])["features"]
             pooled = audit.fewest_named(features, self.folders.labels)
             return dataclasses.replace(self.folders, labels=pooled)
@@ -447,8 +446,11 @@ class Part3(MnistStudy):
         run, count = first["folders", "random", 0], self.plan.redrawn_images
         others = self.folders.take(np.arange(count, len(self.truth)))
 
+        def recovered():
+            return self._posterior(self.outcomes(run.tasks).values()).argmax(1)
+
         def folders():
-            known = self._posterior([run]).argmax(1)
+            known = recovered()
             rng = np.random.default_rng(5)
             wrong = (known + rng.integers(1, 10, len(known))) % 10
             drawn = np.where(rng.random(len(known)) < self.leak, known, wrong)
@@ -456,7 +458,7 @@ class Part3(MnistStudy):
 
         def measure(outcome):
             answers = outcome.tests["others"].argmax(1)
-            agreement = analysis.accuracy(self._posterior([run]).argmax(1)[count:], answers)
+            agreement = analysis.accuracy(recovered()[count:], answers)
             return {"recovered_agreement": agreement, "seconds": outcome.seconds}, {}
 
         settings = self._settings(WEAK, self.plan.redrawn_epochs, training__leak=self.leak)
@@ -552,13 +554,10 @@ class Part3(MnistStudy):
         self.info["facts"]["exact"] = {"counts": counts, "own_folder_rate": own}
 
         def together(outcomes):
-            mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
-            labels = audit.posterior(mean, self.folders.labels, self.leak).argmax(1)
-            return analysis.accuracy(self.truth, labels), {}
+            return analysis.accuracy(self.truth, self._posterior(outcomes).argmax(1)), {}
 
         def recovered(outcomes):
-            mean = np.mean([outcome.tests["folders"] for outcome in outcomes], 0)
-            found = audit.posterior(mean, self.folders.labels, self.leak)
+            found = self._posterior(outcomes)
             labels, sure, facts = found.argmax(1), found.max(1), []
             for low, high in itertools.pairwise(SURE):
                 right = (labels == self.truth)[(low <= sure) & (sure < high)]
@@ -571,7 +570,7 @@ class Part3(MnistStudy):
 
         def hardest(outcomes):
             probabilities = outcomes[0].tests["folders"]
-            labels = audit.posterior(probabilities, self.folders.labels, self.leak).argmax(1)
+            labels = self._posterior(outcomes[:1]).argmax(1)
             wrong = np.flatnonzero(labels != self.truth)
             chosen = wrong[np.argsort(-probabilities[wrong, labels[wrong]])[:24]]
             return None, {
