@@ -30,6 +30,7 @@ SMALLEST, SMALLEST_PHOTO, LARGEST = 36, 60, 212  # characters; the others are br
 PEN, THINNEST, PEN_SHARE = 16.5, 14, 0.2  # a thinner pen is widened, up to a share of the character
 RULING = 5  # the widest line of ruled paper or a frame
 WIDEST = 121  # wider than any stroke: what is dark over more than this is paper in shadow
+SOFT = 0.12  # a shadow's edge rises by less of its darkness within 3 pixels, no pen's does
 UNREADABLE = "not a readable image; give a PNG, JPEG, BMP or TIFF file"
 NO_INK = "no ink in the image: give a picture of a character"
 
@@ -200,6 +201,11 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
         picture = picture[top:bottom, left:right]
     else:
         raise UserError("no character found in the image; crop to the character")
+    full = np.percentile(strength[character > 0], 90)
+    smooth, square = cv2.GaussianBlur(strength, (0, 0), 1), np.ones((3, 3))
+    rises = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, square) / full
+    if np.median(rises[cv2.morphologyEx(character, cv2.MORPH_GRADIENT, square) > 0]) < SOFT:
+        raise UserError("uneven light, or out of focus: crop to the character")
     spare = longest // 2 if max(high, wide) > LARGEST else 0
     shrink = min(np.divide(SCAN_SHAPE, np.add(fitted.shape, 2 * spare))) if spare else 1
     width, longest = width * shrink, longest * shrink
@@ -208,7 +214,6 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     if even and alone and not thin and not spare and picture is gray:
         return _pad(fitted, _paper(gray))
     around = cv2.dilate(character, np.ones((5, 5)))
-    full = np.percentile(strength[character > 0], 90)
     bright = np.minimum(strength * (255 / full), 255) * around
     bright = cv2.copyMakeBorder(bright, *[spare] * 4, cv2.BORDER_CONSTANT)
     scanned = scan(255 - np.rint(bright).astype(np.uint8))
@@ -321,13 +326,15 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _check_one(stats: np.ndarray) -> None:
     """Raise `UserError` when components, rows of OpenCV's left, top, width, height and area, are
-    several characters: side by side, alike in size, and together twice as wide as any is long."""
+    several characters: side by side, alike in size, and together wider than any is long, or all of
+    them narrow. One character's own strokes may lie apart, as a K's do."""
     sides = stats[:, 2:4].max(1)
     stats = stats[sides >= 0.5 * sides.max()]
     lefts, rights = stats[:, 0], stats[:, 0] + stats[:, 2]
     order = np.argsort(lefts)
     apart = lefts[order][1:] > np.maximum.accumulate(rights[order])[:-1]
-    if apart.any() and rights.max() - lefts.min() > 2 * sides.max():
+    narrow = (stats[:, 2] < stats[:, 3] / 3).all()
+    if apart.any() and (narrow or rights.max() - lefts.min() > 1.2 * sides.max()):
         several = f"{1 + apart.sum()} characters in one picture"
         raise UserError(f"{several}: crop to one")
 

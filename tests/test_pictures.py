@@ -119,12 +119,45 @@ def test_paper_without_a_character_is_refused(light, lines):
         images.read_scan(np.clip(page * light + spread, 0, 255).astype(np.uint8))
 
 
-def test_several_characters_are_counted():
+@pytest.mark.parametrize("sigma", [60, 120])
+@pytest.mark.parametrize("distance", [X * 1200 - 500, 600 * X + 700 * Y - 700])
+def test_a_soft_shadow_is_no_ink(sigma, distance):
+    page = 240 * (1 - 0.4 * np.exp(-(distance**2) / 2 / sigma**2))
+    with pytest.raises(UserError, match="uneven light"):
+        images.read_scan(np.rint(page).astype(np.uint8))
+
+
+def test_a_blurred_character_is_read():
+    assert overlap(cv2.GaussianBlur(glyph(), (0, 0), 8)) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("lefts", "several"), [((100, 450, 800), 3), ((300, 530), 2), ((300, 530, 760), 3)]
+)
+def test_several_characters_are_counted(lefts, several):
     small = cv2.resize(glyph()[200:700, 400:800], None, fx=0.5, fy=0.5)
     page = np.full((900, 1200), 255, np.uint8)
-    for left in (100, 450, 800):
+    for left in lefts:
         page[300 : 300 + small.shape[0], left : left + small.shape[1]] = small
-    with pytest.raises(UserError, match="3 characters in one picture: crop to one"):
+    with pytest.raises(UserError, match=f"{several} characters in one picture: crop to one"):
+        images.read_scan(page)
+
+
+@pytest.mark.parametrize(("gap", "refused"), [(100, False), (300, True)])
+def test_two_strokes_may_be_one_character(gap, refused):
+    page = np.full((900, 1200), 255, np.uint8)
+    cv2.line(page, (400, 250), (400, 650), 0, 60)
+    for end in (250, 650):  # a K in two strokes, and its halves too far apart to be one
+        cv2.line(page, (400 + gap, 450), (620 + gap, end), 0, 60)
+    with pytest.raises(UserError, match="2 char") if refused else contextlib.nullcontext():
+        images.read_scan(page)
+
+
+def test_two_narrow_strokes_are_two_characters():
+    page = np.full((900, 1200), 255, np.uint8)
+    for left in (500, 650):
+        cv2.line(page, (left, 250), (left, 650), 0, 60)
+    with pytest.raises(UserError, match="2 characters"):
         images.read_scan(page)
 
 
