@@ -82,7 +82,13 @@ def read_image(image, name: str = "image") -> np.ndarray:
 
 def _orientation(content: bytes, name: str) -> int:
     """The EXIF orientation, 1 to 8, that an image file's header tells, 1 if none. Raises
-    `UserError` for a size over MAX_PIXELS, which the header tells too: nothing is decoded."""
+    `UserError` for a size over MAX_PIXELS, which the header tells too, and for a PNG's chunk that
+    claims more than there is, which OpenCV would make room for: nothing is decoded."""
+    at = 8 if content.startswith(b"\x89PNG") else len(content)
+    while at < len(content) and content[at - 8 : at - 4] != b"IEND":
+        at += 12 + int.from_bytes(content[at : at + 4])
+    if at > len(content):
+        raise UserError(f"{name}: {UNREADABLE}")
     try:
         with Image.open(io.BytesIO(content)) as header:
             size, exif, tiff = header.size, Image.Exif(), header.format == "TIFF"

@@ -240,8 +240,10 @@ def findings():
 
 
 KINDS = {
-    "png": (lambda network: encoded(".png"), read),
-    "jpeg": (lambda network: encoded(".jpg"), read),
+    **{
+        ending: (lambda network, ending=ending: encoded(f".{ending}"), read)
+        for ending in ("png", "jpg", "bmp", "tiff", "webp", "gif", "jp2")
+    },
     "zip to evaluate": (lambda network: letters(), evaluate),
     "image to evaluate": (lambda network: encoded(".png"), evaluate_image),
     "zip to audit": (lambda network: digits(), audit),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -294,6 +295,17 @@ def webp(width, height):
     return (
         b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8L" + struct.pack("<I", 10) + b"\x2f" + bits * 3
     )
+
+
+def test_a_chunk_that_claims_more_than_there_is_is_given_no_room():
+    picture = cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes()
+    assert images.read_image(picture + b"\xff" * 99).shape == (9, 9)  # what follows is no chunk
+    start = picture.index(b"IDAT") - 4
+    claims = picture[:start] + b"\x7f\xff\xff\xff" + picture[start + 4 :]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="not a readable image"):
+        images.read_image(claims)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
 
 @pytest.mark.parametrize(
