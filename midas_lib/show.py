@@ -1,6 +1,7 @@
 """What a notebook shows: figures, tables and text, as HTML that a page keeps."""
 
 import base64
+import hashlib
 import html
 import io
 import math
@@ -10,6 +11,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from IPython.display import HTML, Markdown, display, publish_display_data
+from markupsafe import Markup
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -34,14 +36,22 @@ def figure(
     pictures = any(ax.images for ax in fig.axes)
     with plots.in_style():
         save = plots.png if pictures else plots.svg
-        source = f"image/{'png' if pictures else 'svg+xml'};base64,"
-        source += _base64(save(fig, dpi=192, bbox_inches="tight"))
+        content = save(fig, dpi=192, bbox_inches="tight")
         box = fig.get_tightbbox().padded(0.1)  # what the picture shows, in inches
         lines, matrix = _lines(fig, box), cells and _matrix(fig, box, cells)
     pyplot.close(fig)  # or the notebook would show it a second time
     texts = {"alt": typeset(alt), "caption": typeset(caption), "name": name}
-    given = {"source": source, "width": round(96 * box.width), "chart": not pictures}
-    _show("figure", **texts, **given, lines=lines, matrix=matrix)
+    given = {"png": _base64(content)} if pictures else {"svg": _inline(content)}
+    given |= {"width": round(96 * box.width), "lines": lines, "matrix": matrix}
+    _show("figure", **texts, **given)
+
+
+def _inline(svg: bytes) -> dict[str, Markup]:
+    """A drawing's view box, and what it consists of, whose names no other on the page has."""
+    text, names = svg.decode(), hashlib.sha256(svg).hexdigest()[:8]
+    parts = re.sub(r'( id="|="#|url\(#)', rf"\g<1>d{names}-", text.partition("</metadata>")[2])
+    box = re.search(r'viewBox="([\d. ]+)"', text)[1]
+    return {"box": box, "parts": Markup(parts.removesuffix("</svg>\n"))}
 
 
 def _base64(content: bytes) -> str:

@@ -55,12 +55,11 @@ def line_figure():
 def test_a_figure_carries_its_alt_text_caption_and_width(shown):
     show.figure(line_figure(), 'a "line" rises 5%', "Rising & <rising> 5%")
     page = Page(shown[0])
-    (image,) = page.all("img")
-    assert image["alt"] == 'a "line" rises 5\u202f%'
-    assert image["src"].startswith("data:image/svg+xml;base64,")
-    svg = base64.b64decode(image["src"].partition(",")[2]).decode()
-    assert int(image["width"]) == round(float(re.search(r'width="([\d.]+)pt"', svg)[1]) / 0.75)
-    assert ">40 %</text>" in svg  # a tick's label; text is text
+    (drawing,) = page.all("svg")
+    assert (drawing["role"], drawing["aria-label"]) == ("img", 'a "line" rises 5\u202f%')
+    width = round(float(drawing["viewbox"].split()[2]) / 0.75)  # points are pixels' 4 thirds
+    assert drawing["style"] == f"width: {width}px; min-width: min(34rem, {width}px)"
+    assert ">40 %</text>" in shown[0]  # a tick's label; text is text
     assert "<figcaption>Rising &amp; &lt;rising&gt; 5\u202f%</figcaption>" in shown[0]
 
 
@@ -73,7 +72,21 @@ def test_a_figure_of_pictures_is_a_png_of_few_colours_at_twice_the_resolution(sh
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.mode == "P"
         assert len(picture.getcolors()) <= 64
-        assert abs(picture.width / 2 - int(image["width"])) <= 1
+        assert abs(picture.width / 2 - int(re.match(r"width: (\d+)px", image["style"])[1])) <= 1
+
+
+def test_no_two_drawings_of_a_page_share_a_name(shown):
+    for name in ("one", "other"):
+        fig = line_figure()
+        fig.axes[0].set_title(name)
+        show.figure(fig, name, name)
+    names = [re.findall(r' id="([^"]+)"', page) for page in shown]
+    assert len(names[0]) == len(set(names[0])) > 20
+    assert not set(names[0]) & set(names[1])
+    for page, known in zip(shown, names, strict=True):
+        used = re.findall(r'(?:href="#|url\(#)([^")]+)', page)
+        assert used
+        assert set(used) <= set(known)
 
 
 def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
@@ -87,9 +100,8 @@ def test_the_points_of_named_lines_lie_where_they_are_drawn(shown):
     (left, low, _), (middle, top, _), (right, _, _) = line
     assert 0 < left < middle < right < 1
     assert 0 < top < 0.2
-    svg = base64.b64decode(re.search(r"base64,([^\"]+)", shown[0])[1]).decode()
-    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
-    x, y = map(float, re.search(r'<path d="M (\S+) (\S+)\s[^"]+" clip', svg).groups())
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', shown[0]).groups())
+    x, y = map(float, re.search(r'<path d="M (\S+) (\S+)\s[^"]+" clip', shown[0]).groups())
     assert (left, low) == pytest.approx((x / width, y / height), abs=0.003)  # from the top
 
 

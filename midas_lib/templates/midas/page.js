@@ -109,12 +109,17 @@
     });
   }
 
+  // A picture that is wider than a telephone is moved sideways by the arrow keys, too.
+  for (const box of all("figure:not(.table, .chart) > .scroll")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+
   // Figures: the numbers of the point next to the pointer. A tap or click keeps them; the arrow
   // keys go along a line, and from line to line.
   const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   for (const figure of all("figure[data-lines]")) {
     const lines = JSON.parse(figure.dataset.lines);
-    const image = figure.querySelector("img");
+    const image = figure.querySelector("img, svg");
     const frame = document.createElement("div");
     image.replaceWith(frame);
     frame.append(image);
@@ -132,7 +137,8 @@
       note.hidden = spot.hidden = !at;
       if (!at) return;
       const [across, down, text] = lines[at[0]][at[1]];
-      const [x, y] = [across * image.clientWidth, down * image.clientHeight];
+      const { width, height } = image.getBoundingClientRect();
+      const [x, y] = [across * width, down * height];
       note.textContent = text;
       const [left, above] = [Math.min(x + 12, frame.clientWidth - note.offsetWidth), y - note.offsetHeight - 12];
       Object.assign(spot.style, { left: `${x}px`, top: `${y}px` });
