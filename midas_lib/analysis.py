@@ -217,17 +217,21 @@ class ReliabilityCurve(NamedTuple):
     count: np.ndarray
 
 
-def reliability_curve(labels, probabilities, bins=15):
+def reliability_curve(labels, probabilities, bins=15, even=False):
     """Accuracy against confidence (the largest probability), binned; nan where a bin is empty.
 
-    Bins are closed on the right as in Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    Bins are as wide as each other and closed on the right, as in Guo et al. 2017, "On Calibration
+    of Modern Neural Networks", or, if `even`, hold as many examples each, but for one.
     Probabilities outside [0, 1] (logarithms, say) raise ValueError.
     """
     confidence = np.max(probabilities, axis=1).astype(float)
     if not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-4):
         raise ValueError("reliability needs probabilities between 0 and 1")
     correct = np.equal(*_paired(np.argmax(probabilities, axis=1), labels))
-    index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    if even:
+        index = confidence.argsort(kind="stable").argsort() * bins // len(confidence)
+    else:
+        index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     by_bin = pd.DataFrame({"confidence": confidence, "accuracy": correct}).groupby(index)
     means = by_bin.mean().reindex(range(bins)).to_numpy()
     return ReliabilityCurve(*means.T, np.bincount(index, minlength=bins))

@@ -322,6 +322,16 @@ def test_reliability_and_ece_by_hand():
     assert ece == pytest.approx(0.25)
 
 
+def test_bins_of_as_many_examples_by_hand():
+    confidence = np.array([0.95, 0.6, 0.7, 0.6, 0.8])
+    labels = [0, 0, 1, 1, 0]
+    probabilities = np.column_stack([confidence, 1 - confidence])
+    curve = analysis.reliability_curve(labels, probabilities, bins=2, even=True)
+    np.testing.assert_array_equal(curve.count, [3, 2])  # 0.6, 0.6, 0.7 and 0.8, 0.95
+    np.testing.assert_allclose(curve.confidence, [1.9 / 3, 0.875])
+    np.testing.assert_allclose(curve.accuracy, [1 / 3, 1])
+
+
 def test_ece_of_a_calibrated_toy_is_zero():
     probabilities = np.tile([0.75, 0.25], (4, 1))  # right three times of four, as it says
     assert analysis.expected_calibration_error([0, 0, 0, 1], probabilities) == 0

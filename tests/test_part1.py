@@ -735,8 +735,10 @@ def test_a_temperature_is_fitted_on_the_other_folds(study, monkeypatch):
     assert facts["after"] == pytest.approx(expected)
     assert facts["before"] != pytest.approx(expected)
     np.testing.assert_allclose(
-        arrays["after"], np.stack(analysis.reliability_curve(study.labels, calibrated))
+        arrays["after"],
+        np.stack(analysis.reliability_curve(study.labels, calibrated, bins=10, even=True)),
     )
+    np.testing.assert_array_equal(arrays["after"][2], [31] * 10)
     np.testing.assert_allclose(arrays["confidence"], np.exp(logs).max(1))
     labelled = np.exp(logs)[np.arange(310), study.labels]
     np.testing.assert_allclose(arrays["right_confidence"], labelled)

@@ -29,6 +29,7 @@ ABLATIONS = config.read_table("ablations")  # group -> variant -> change
 TUNED = ("Batch normalisation", "Learning rate", "Training", "Network")
 RATE_FOLDS = 2
 KAGGLE = 45, 50  # the last writer to train on, and the last of those that nothing is asked about
+BINS = 10  # of the reliability diagram, of as many images each
 HAND_SIZES = (1, 2, 5, 10, 17)  # images of one hand that are read together
 LOOKALIKES = ["0Oo", "1Il"]
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
@@ -406,9 +407,8 @@ class Part1(Study):
             ("images of a hand", strangers, self._hand_sizes),
         ):
             tasks = [task for run in runs for task in run.tasks]
-            self.derive(
-                name, tasks, partial(self._with_probabilities, runs, compute), given=[SHARES]
-            )
+            given = [SHARES, BINS] if name == "calibration" else [SHARES]
+            self.derive(name, tasks, partial(self._with_probabilities, runs, compute), given=given)
 
     def _with_probabilities(self, runs: list[Run], compute, outcomes: list[Outcome]) -> Measured:
         found = iter([outcome.probabilities for outcome in outcomes])
@@ -454,7 +454,7 @@ class Part1(Study):
         arrays = {"confidence": np.exp(logs.max(1)), "right_confidence": np.exp(right)}
         for when, values in (("before", logs), ("after", calibrated)):
             probabilities = np.exp(values)
-            curve = analysis.reliability_curve(self.labels, probabilities)
+            curve = analysis.reliability_curve(self.labels, probabilities, BINS, even=True)
             arrays[when] = np.stack(curve).astype(float)
             facts[when] = analysis.expected_calibration_error(self.labels, probabilities)
         return facts, arrays
