@@ -208,9 +208,7 @@ def _tidy(gray: np.ndarray) -> np.ndarray:
     else:
         raise UserError("no character found in the image; crop to the character")
     full = np.percentile(strength[character > 0], 90)
-    smooth, square = cv2.GaussianBlur(strength, (0, 0), 1), np.ones((3, 3))
-    rises = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, square) / full
-    if np.median(rises[cv2.morphologyEx(character, cv2.MORPH_GRADIENT, square) > 0]) < SOFT:
+    if np.ptp(_border(fitted)) and _rise(strength, character) < SOFT * full:
         raise UserError("uneven light, or out of focus: crop to the character")
     spare = longest // 2 if max(high, wide) > LARGEST else 0
     shrink = min(np.divide(SCAN_SHAPE, np.add(fitted.shape, 2 * spare))) if spare else 1
@@ -328,6 +326,13 @@ def _character(strength: np.ndarray) -> tuple[np.ndarray, float]:
     kept &= sides >= 0.75 * width  # no pen leaves a mark smaller than itself: specks
     _check_one(stats[kept])
     return kept[labels].astype(np.uint8), width
+
+
+def _rise(strength: np.ndarray, character: np.ndarray) -> float:
+    """By how much the strength rises within three pixels at the character's edge."""
+    smooth, square = cv2.GaussianBlur(strength, (0, 0), 1), np.ones((3, 3))
+    rises, edge = (cv2.morphologyEx(a, cv2.MORPH_GRADIENT, square) for a in (smooth, character))
+    return float(np.median(rises[edge > 0]))
 
 
 def _check_one(stats: np.ndarray) -> None:
