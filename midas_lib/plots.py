@@ -281,7 +281,7 @@ def misread(images, labels, predictions, class_names, *, most=12):
 def transition(shares, class_names):
     """Shares (classes, folders) as a picture with its numbers, in percent."""
     shares, n = np.asarray(shares, float), len(class_names)
-    ax = new_axes(0.62 * WIDTH + 0.4, "Folder; numbers in percent of the row", "Digit")
+    ax = new_axes(3.6, "Folder; numbers in percent of the row", "Digit")
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.6 * max(shares.max(), 1e-9), aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=SMALL)
@@ -309,7 +309,7 @@ def told_and_true(losses):
 def reliability(curves):
     """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dashed
     line."""
-    ax = new_axes(3.6, "Confidence (largest probability)", "Accuracy", "percent", "percent")
+    ax = new_axes(3.2, "Confidence (largest probability)", "Accuracy", "percent", "percent")
     ax.plot([0, 1], [0, 1], **DASHED, label="_agree")
     for label, style in styles_of(curves).items():
         means, *ends = _bounds(curves[label].values())
@@ -324,7 +324,7 @@ def convergence(
     """What falls in training, by default the error: {arm: (images seen (checks,), error shares
     (seeds, checks))}, the mean over the seeds and a band from the least to the largest; on a log
     axis above 0 images."""
-    ax = new_axes(3.8, xlabel, ylabel, x, y)
+    ax = new_axes(3.2, xlabel, ylabel, x, y)
     _draw_ranges(ax, curves, markevery=0.1)
     return label_ends(ax)
 
@@ -333,7 +333,7 @@ def convergence(
 def accuracy_curves(curves, *, chance):
     """Accuracy in training, as `convergence` draws the error; a dashed line at `chance`."""
     scales = {"xscale": "log", "ylim": (-0.02, 1.02)}
-    ax = new_axes(4, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
+    ax = new_axes(3.2, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
     _draw_ranges(ax, curves, markevery=0.1)
     ax.axhline(chance, **DASHED, label="_chance")
     return label_ends(ax)
@@ -367,7 +367,7 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
     zero_shot = zero_shot or {}
     styles = styles_of(accuracy | zero_shot)
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
-    ax = new_axes(3.8, xlabel, "Test error", y="log percent")
+    ax = new_axes(3.2, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
         xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
         if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
@@ -406,7 +406,7 @@ def label_factors(factors):
 def transplant(accuracy):
     """Accuracy against the layers taken over, up to one, the first being none:
     {"fine-tuned" or "frozen": {layer: Interval}}."""
-    ax = new_axes(4, "Layers taken over, up to", "Test accuracy", y="percent")
+    ax = new_axes(3.2, "Layers taken over, up to", "Test accuracy", y="percent")
     for way, style in styles_of(accuracy).items():
         _band(ax, range(len(accuracy[way])), _bounds(accuracy[way].values()), style)
         ax.set_xticks(range(len(accuracy[way])), accuracy[way])
