@@ -1,9 +1,12 @@
-"""A trained network as data for a page, whose script reads with it what one draws, and characters
-for those who cannot draw."""
+"""A trained network as data for a page, whose script reads with it what one draws; characters for
+those who cannot draw; and characters for people to read."""
 
 import base64
+import io
+import json
 
 import numpy as np
+from PIL import Image
 
 from midas_lib import network, standin
 
@@ -65,3 +68,22 @@ def samples(capitals: float, small: float, base: float) -> dict[str, list]:
         moved = [np.rint((curve - (middle, below)) * unit + foot) for curve in curves]
         found[name] = [curve.astype(int).tolist() for curve in moved]
     return found
+
+
+def game(scans, labels, predictions, names, whole: dict[str, float]) -> dict:
+    """Characters that a page's reader is asked to read, for JSON: "pictures", each a PNG in base64;
+    "answers", the label and the network's answer to each, JSON in base64, so that nobody sees them
+    by chance; and "whole".
+
+    scans: uint8 (n, 225, 300) of up to four grays. labels, predictions: indices (n,) of `names`.
+    whole: how many "images" were read in all, and the network's "accuracy" and
+    "case_merged_accuracy" on them.
+    """
+    pictures = []
+    for scan in scans:
+        buffer = io.BytesIO()
+        Image.fromarray(scan).quantize(4).save(buffer, "png", optimize=True)
+        pictures.append(base64.b64encode(buffer.getvalue()).decode())
+    answers = [[names[i] for i in pair] for pair in zip(labels, predictions, strict=True)]
+    encoded = base64.b64encode(json.dumps(answers).encode()).decode()
+    return {"pictures": pictures, "answers": encoded, "whole": whole}

@@ -207,10 +207,20 @@ def drawing_pad(networks: dict[str, dict], guides: dict[str, float], caption: st
     _show("pad", samples=pad.samples(*heights), script=scripts()["pad"], **given)
 
 
+def game(given: dict, names: list[str], guides: dict[str, float], caption: str) -> None:
+    """Show `pad.game`'s characters, of the classes `names`, one at a time: the page's reader reads
+    them and is then set beside the network. guides: as a `drawing_pad`'s."""
+    texts = {"names": names, "guides": guides, "caption": typeset(caption)}
+    _show("game", given=given, script=scripts()["game"], **texts)
+
+
 def scripts() -> dict[str, str]:
-    """The scripts that a page may run, and no others: of every "page", and of the "pad"."""
-    found = {name: (TEMPLATES / "midas" / f"{name}.js").read_text() for name in ("page", "pad")}
-    found["pad"] += 'pad.start(document.currentScript.closest("figure"));'
+    """The scripts that a page may run, and no others: of every "page", of the "pad", and of the
+    "game"."""
+    names = ("page", "pad", "game")
+    found = {name: (TEMPLATES / "midas" / f"{name}.js").read_text() for name in names}
+    for name in names[1:]:
+        found[name] += f'{name}.start(document.currentScript.closest("figure"));'
     return found
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -512,3 +513,175 @@ def test_a_network_the_page_does_not_know_is_refused(reader):
         pad.export(dataclasses.replace(reader, preprocessing=wider))
     with pytest.raises(ValueError, match="of this project's family alone"):
         pad.export(dataclasses.replace(reader, network=print))
+
+
+# -- the game
+
+
+ASKED = {"A": "A", "b": "b", "3": "3", "T": "T", "O": "0", "c": "C", "x": "X", "1": "l"}
+READ_AS = "AB3TOC0I"  # exactly 3 of the 4 that the network reads right and 1 of the others
+WHOLE = {"images": 100, "accuracy": 0.8, "case_merged_accuracy": 0.9}
+
+
+@pytest.fixture
+def play(visit, write, monkeypatch):
+    """Opens a page with a game of these characters, label -> the network's answer."""
+
+    def play(width=DESKTOP, asked=ASKED, whole=WHOLE, **options):
+        names = list(config.CLASS_NAMES)
+        scans = np.random.default_rng(0).choice(np.uint8([0, 85, 170, 255]), (len(asked), 225, 300))
+        indices = [[names.index(name) for name in row] for row in (asked, asked.values())]
+        given = pad.game(scans, *indices, names, whole)
+        page = visit(
+            write(shown(monkeypatch, show.game, given, names, GUIDES, "Game")), width, **options
+        )
+        page.said = page.locator(".game [role='status']").inner_text
+        return page
+
+    return play
+
+
+def table_of(page):
+    """The score's rows, name -> the reader's and the network's cells, for each measure."""
+    found, rows = {}, {}
+    for row in page.locator(".score tbody tr").all():
+        name, *cells = row.locator("th, td").all_inner_texts()
+        if cells:
+            plain = [cell.replace("\u202f", "").replace("\u00a0", " ") for cell in cells]
+            rows[name] = tuple(plain)
+        else:
+            found[name] = rows = {}
+    return found
+
+
+def test_a_game_is_played_by_keyboard_and_scored(play):
+    page = play()
+    page.get_by_role("button", name="Start").focus()
+    page.keyboard.press("Enter")
+    picture = page.locator(".paper img")
+    assert picture.get_attribute("alt") == "A handwritten character to be read, 1 of 8"
+    first = picture.get_attribute("src")
+    page.keyboard.press("a")
+    assert page.said() == "You read small a. Now 2 of 8."
+    assert picture.get_attribute("src") != first
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Backspace")  # there is no other
+    assert page.said() == "Taken back: small a. Now 1 of 8."
+    assert picture.get_attribute("src") == first
+    for key in ("Control+a", "?", "Shift"):
+        page.keyboard.press(key)
+    assert page.said() == "Taken back: small a. Now 1 of 8."
+    for _ in range(3):  # held down it is one answer
+        page.keyboard.down("A")
+    page.keyboard.up("A")
+    assert page.said() == "You read capital A. Now 2 of 8."
+    page.keyboard.insert_text("B")  # by no key, as an input method does
+    assert page.said() == "You read capital B. Now 3 of 8."
+    for name in READ_AS[2:]:
+        page.keyboard.press(name)
+    assert page.evaluate("document.activeElement.className") == "score"
+    told = (
+        "You read 4 of 8 right: 3 of 4 of those that the network reads right, and 1 of 4 of those"
+    )
+    assert page.locator(".told").inner_text() == f"{told} that it misreads."
+    # Wilson's: 4 of 8 is 0.215 to 0.785, 3 of 4 0.301 to 0.954, 1 of 4 0.046 to 0.699, 2 of 4
+    # 0.150 to 0.850, 4 of 4 from 0.510, 6 of 8 0.409 to 0.929, 80 of 100 0.711 to 0.867, and 90 of
+    # 100 0.826 to 0.945. Weighed: 0.8 * 0.75 + 0.2 * 0.25, and below it the root of
+    # (0.8 * 0.449)^2 + (0.2 * 0.204)^2 = 0.362^2.
+    assert table_of(page) == {
+        "Exactly": {
+            "all 8": ("4: 50% [22, 78]", "4: 50%, by construction"),
+            "4 it reads right": ("3: 75% [30, 95]", "4: 100%, by construction"),
+            "4 it misreads": ("1: 25% [5, 70]", "0: 0%, by construction"),
+            "weighed as in all 100": ("65% [29, 84]", "80% [71, 87]"),
+        },
+        "Upper and lower case as one": {
+            "all 8": ("6: 75% [41, 93]", "6: 75% [58, 92]"),  # 4 of 8 are sure, 2 of 4 half of it
+            "4 it reads right": ("4: 100% [51, 100]", "4: 100%, by construction"),
+            "4 it misreads": ("2: 50% [15, 85]", "2: 50% [15, 85]"),
+            "weighed as in all 100": ("90% [50, 97]", "90% [83, 94]"),
+        },
+    }
+    assert "too close to call" in page.locator(".verdict").inner_text()
+
+
+def test_a_games_answers_can_be_taken_along(play):
+    page = play()
+    page.get_by_role("button", name="Start").click()
+    for name in READ_AS:
+        page.keyboard.press(name)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the answers").click()
+    assert download.value.suggested_filename == "A report, my answers.json"
+    kept = json.loads(Path(download.value.path()).read_text())
+    assert [tuple(one.values()) for one in kept["answers"]] == list(
+        zip(ASKED, ASKED.values(), READ_AS, strict=True)
+    )
+    assert list(kept["answers"][0]) == ["label", "network", "reader"]
+    for measure, counts in {"accuracy": (4, 3, 1), "case_merged_accuracy": (6, 4, 2)}.items():
+        for kind, count in zip(("all", "right", "misread"), counts, strict=True):
+            ours = kept["score"][measure][kind]["reader"]
+            theirs = analysis.proportion_interval(count, 8 if kind == "all" else 4)
+            assert (ours["count"], ours["n"]) == (count, theirs.n)
+            assert (ours["low"], ours["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answers", "accuracy", "verdict"),
+    [("Ab3TOcx1", 0.2, "you are better"), ("00000000", 0.8, "the network is better")],
+)
+def test_a_game_says_who_is_better_where_that_can_be_told(play, answers, accuracy, verdict):
+    page = play(whole=WHOLE | {"accuracy": accuracy})
+    page.get_by_role("button", name="Start").click()
+    for name in answers:
+        page.keyboard.press(name)
+    assert page.locator(".verdict").inner_text().endswith(f"{verdict}.")
+
+
+def test_a_game_is_played_by_tapping_on_a_phone(play):
+    page = play(PHONE, has_touch=True)
+    page.get_by_role("button", name="Start").tap()
+    keys = page.locator(".keys [data-name]")
+    assert "".join(keys.all_inner_texts()) == "".join(config.CLASS_NAMES)
+    boxes = [key.bounding_box() for key in keys.all()]
+    assert min(min(box["width"], box["height"]) for box in boxes) >= 24
+    page.get_by_role("button", name="small z", exact=True).tap()
+    assert page.said() == "You read small z. Now 2 of 8."
+    page.get_by_role("button", name="Undo").tap()
+    kinds = {True: "digit", False: "small"}
+    for name in READ_AS:
+        kind = "capital" if name.isupper() else kinds[name.isdigit()]
+        page.get_by_role("button", name=f"{kind} {name}", exact=True).tap()
+    assert page.locator(".told").inner_text().startswith("You read 4 of 8 right")
+    page.get_by_text("What they were").tap()
+    assert page.locator(".kept li").all_inner_texts()[1] == "b: you B, it b"
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_whoever_plays_can_reach_everything(play, scheme):
+    page = play(color_scheme=scheme)
+
+    def violations():
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        return [(v["id"], [n["target"] for n in v["nodes"]]) for v in found]
+
+    assert violations() == []
+    page.get_by_role("button", name="Start").click()
+    page.keyboard.press("A")
+    assert violations() == []
+    for name in READ_AS[1:]:
+        page.keyboard.press(name)
+    page.get_by_text("What they were").click()
+    assert violations() == []
+
+
+def test_a_game_gives_no_label_away_and_is_there_neither_in_print_nor_without_scripts(play):
+    page = play()
+    source = page.locator(".game script[type='application/json']").text_content()
+    assert json.loads(base64.b64decode(json.loads(source)["answers"]))[4] == ["O", "0"]
+    assert '"O"' not in source
+    assert page.locator(".game").is_visible()
+    page.emulate_media(media="print")
+    assert not page.locator(".game").is_visible()
+    assert not play(java_script_enabled=False).locator(".game").is_visible()

@@ -915,6 +915,51 @@ def test_what_single_images_are_drawn_from(study, pictures_alone):
     assert study.arrays["shown/right_confidence"] == pytest.approx(right)
 
 
+def test_people_are_asked_as_much_that_is_misread_as_that_is_read_right():
+    labels = np.repeat(np.arange(62), 40)
+    wrong = np.flatnonzero(labels % 2 == 0)[::3]
+    predictions = labels.copy()
+    predictions[wrong] += 1
+    rows = part1.evenly(labels, predictions)
+    misread = np.isin(rows, wrong)
+    assert (len(rows), misread.sum()) == (60, 30)
+    assert len(set(labels[rows])) == 60
+    assert 5 < misread[:30].sum() < 25  # neither kind comes first
+    np.testing.assert_array_equal(part1.evenly(labels, predictions), rows)
+
+
+def test_people_are_asked_of_few_errors_all_and_no_image_twice():
+    labels = np.repeat([0, 1, 2], 10)
+    predictions = labels.copy()
+    predictions[[0, 1, 2, 3, 4, 10]] = 9
+    rows = part1.evenly(labels, predictions)
+    assert len(set(rows)) == 12
+    assert {0, 1, 2, 3, 4, 10} < set(rows)
+    # Those that are read right even the classes out: five of 0 and one of 1 were misread.
+    counts = np.bincount(labels[np.setdiff1d(rows, [0, 1, 2, 3, 4, 10])]).tolist()
+    assert counts in ([0, 2, 4], [0, 3, 3])
+    assert len(part1.evenly(labels, predictions, most=2)) == 4
+    assert len(part1.evenly(labels, labels)) == 0
+
+
+def test_people_are_set_beside_what_the_first_pass_answered(study):
+    runs = [study.passes()["cross-validation", seed] for seed in (1, 2)]
+    wrong = [[3, 50, 120, 300], [7, 50, 200]]
+    for run, rows in zip(runs, wrong, strict=True):
+        answer(study, run, rows)
+    none = np.zeros(len(study.labels))
+    study.arrays |= {"calibration/confidence": none, "calibration/right_confidence": none}
+    study.show(runs)
+    first = study.array(runs[0], "predictions")
+    rows = part1.evenly(study.labels, first)
+    assert set(rows[study.labels[rows] != first[rows]]) == {3, 50, 120, 300}
+    np.testing.assert_array_equal(study.arrays["game/labels"], study.labels[rows])
+    np.testing.assert_array_equal(study.arrays["game/predictions"], first[rows])
+    scans = study.arrays["game/scans"]
+    assert set(np.unique(scans)) <= {0, 85, 170, 255}
+    assert abs(scans - study.characters.images[rows].astype(int)).max() < 64
+
+
 def test_the_checkpoint_reads_the_geometry_of_all_images_at_its_weight(
     standin, runner, monkeypatch, characters
 ):

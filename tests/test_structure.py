@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "network": "numpy h5py",
     "inference": "numpy keras config files images data analysis audit network",
     "plots": "numpy matplotlib PIL config",
-    "pad": "numpy network standin",
+    "pad": "numpy PIL network standin",
     "colab": "nbformat config",
     "results": "numpy pandas config files analysis",
     "show": "numpy matplotlib IPython jinja2 nbconvert files pad plots results",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from midas_lib import analysis, config, data, files, images
 from midas_lib.config import Settings, vary
@@ -119,6 +120,20 @@ def run(
 def _chosen(reads: str) -> str:
     """The variant that ablations read in this way are compared with."""
     return f"chosen settings, {reads}"
+
+
+def evenly(labels: np.ndarray, predictions: np.ndarray, most: int = 30) -> np.ndarray:
+    """Rows of images for people to read: `most` that are misread and as many that are read right,
+    or as many as there are of both; of each class the fewest possible; shuffled."""
+    rng, taken, found = np.random.default_rng(0), np.zeros(CLASSES, int), []
+    right = predictions == labels
+    for kind in (~right, right):
+        rows = rng.permutation(np.flatnonzero(kind))
+        turn = taken[labels[rows]] + pd.Series(rows).groupby(labels[rows]).cumcount()
+        rows = rows[np.argsort(turn, kind="stable")][: min(most, right.sum(), (~right).sum())]
+        taken += np.bincount(labels[rows], minlength=CLASSES)
+        found.append(rows)
+    return rng.permutation(np.concatenate(found))
 
 
 class Pass:
@@ -491,6 +506,7 @@ class Part1(Study):
         # What is misread in some pass, and some that the first pass reads right, of every class.
         right = [np.flatnonzero((labels == c) & ~wrong[0])[:4] for c in range(CLASSES)]
         shown = np.union1d(np.flatnonzero(wrong.any(0)), np.concatenate(right))
+        game = evenly(labels, predictions[0])
         letters = np.array(config.CLASS_NAMES)[labels]
         capitals, small = (self.geometry[np.isin(letters, list(some))] for some in ("EHX", "xz"))
         self.info["facts"] |= {
@@ -515,4 +531,7 @@ class Part1(Study):
             "shown/predictions": predictions[:, shown],
             "shown/confidence": self.arrays["calibration/confidence"][shown],
             "shown/right_confidence": self.arrays["calibration/right_confidence"][shown],
+            "game/scans": self.characters.images[game] // 64 * 85,  # four grays take little
+            "game/labels": labels[game].astype(np.uint8),
+            "game/predictions": predictions[0, game],
         }
