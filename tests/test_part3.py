@@ -66,7 +66,7 @@ def declare(study):
 
 def told(run):
     """Whether a run is one of those that true labels teach, which nothing is chosen by."""
-    return run.arm.startswith(("ceiling-", "few-true/", "half-true/"))
+    return run.arm.startswith("ceiling-")
 
 
 def examples(task):
@@ -107,10 +107,6 @@ def test_the_ceiling_is_the_same_training_but_for_true_labels(study, runner):
             np.testing.assert_array_equal(ours.task.examples.pictures, top.task.examples.pictures)
             np.testing.assert_array_equal(top.task.examples.labels, study.truth)
             np.testing.assert_array_equal(ours.task.examples.labels, study.folders.labels)
-    few = {(run.arm, run.varies["size"]): run for run in found["few"]}
-    ours, top = few["few/random", 100].task, few["few-true/random", 100].task
-    assert vary(ours.settings, training__leak=1.0) == top.settings
-    np.testing.assert_array_equal(ours.examples.pictures, top.examples.pictures)
 
 
 def test_shuffling_the_truth_changes_no_weight(datasets, tmp_path):
@@ -248,6 +244,19 @@ def test_the_second_stage_goes_on_from_the_first_of_its_seed_and_start(study, ru
     assert found["first"][-1].task.start.classes == 62
 
 
+def test_ends_are_compared_without_a_network(study, monkeypatch):
+    first = list(study.first({("pretrained", 0): declare(study)["starts"][0]}).values())[:2]
+    study.finish(first)
+    monkeypatch.delattr(Study, "outcomes")
+    one, other = (study.arrays[f"{run.place}/right"] for run in first)
+    other[:] = ~one
+    study.ends("end", {"one": first[:1], "other": first[1:]})
+    found, right = study.info["facts"]["end"], one.mean()
+    assert found["one"]["accuracy"].mean == pytest.approx(right)
+    assert found["difference"].mean == pytest.approx(1 - 2 * right)
+    assert found["nll_difference"].mean == 0
+
+
 def test_the_start_is_part_1s_network_which_no_picture_in_folders_has_trained(study, datasets):
     plan = dataclasses.replace(
         part1.PLANS["smoke"], epochs=PLAN.pretraining_epochs, changes=PLAN.changes
@@ -265,7 +274,7 @@ def test_every_run_is_of_its_own_seed_and_goes_on_from_it(datasets, runner):
     found = declare(study)
     starts = {run.seed: run for run in found["starts"]}
     first = {(run.arm.removeprefix("ceiling-"), told(run), run.seed): run for run in found["first"]}
-    assert len(first) == 2 * 2 * 3
+    assert len(first) == 2 * 3 + 2 * 2  # the ceiling's are side seeds
     for name in ("naive", "first", "budgets", "few"):
         for run in found[name]:
             begun = run.task.start and run.task.start.name
@@ -305,9 +314,6 @@ def test_few_pictures_are_repeated_for_steps_enough(study, runner):
         (f"{arm}/{start}", size, draw)
         for arm, start in itertools.product(("few", "half"), part3.STARTS)
         for size, draw in itertools.product((50, 100), (0, 1))
-    } | {
-        (f"{arm}-true/random", size, draw)
-        for arm, size, draw in itertools.product(("few", "half"), (10, 100), (0, 1))
     }
     for (arm, size, _), run in few.items():
         assert len(rows(run.task.examples.pictures)) == size

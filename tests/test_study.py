@@ -277,7 +277,9 @@ def test_what_a_test_set_tells():
     assert found["test_accuracy"] == 0.5
     assert found["test_nll"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
     assert found["test_ece"] == pytest.approx((0.2 + 0.6) / 2)
-    assert (found["steps"], found["seconds"], arrays) == (9, 3.0, {})
+    assert (found["steps"], found["seconds"]) == (9, 3.0)
+    assert arrays["right"].tolist() == [True, False]
+    np.testing.assert_allclose(arrays["nll"], -np.log([0.8, 0.4]), rtol=1e-6)
     found, arrays = one.learned(outcome, 0.1, ("step",), share=0.7)
     assert (found["jump_start"], found["share"], found["steps_to_0.95"]) == (0.1, 0.7, 9)
     assert arrays["step"].tolist() == [5, 9]

@@ -389,8 +389,8 @@ class Part2(MnistStudy):
         """How the starts' networks end, image by image, for each budget; and on corrupted pictures,
         for each of `WARPS`."""
         for epochs in self.plan.budgets:
-            tasks = [main[start, epochs, seed].task for start in STARTS for seed in self.seeds]
-            self.derive(f"end/{epochs}", tasks, partial(self.ends, STARTS))
+            ends = {start: [main[start, epochs, seed] for seed in self.seeds] for start in STARTS}
+            self.ends(f"end/{epochs}", ends)
 
         withstand = partial(self.robustness, STARTS, ("mnist", *self.corrupted))
         for warps in WARPS:

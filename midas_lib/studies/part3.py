@@ -83,14 +83,13 @@ class Plan:
     redrawn_images: int = 30_000  # of the comparison of `CHOICES`
     redrawn_epochs: int = 5
     epochs: int = 8  # of the strongest arms' first stage
-    budgets: tuple[int, ...] = (1, 2, 4)  # of a first stage alone, beside that
+    budgets: tuple[int, ...] = (2, 4)  # of a first stage alone, beside that
     second_epochs: int = 6
     long_epochs: int = 24  # of one second stage
-    seeds: int = 5  # of each of the strongest arms, on folders and on digits
-    side_seeds: int = 3  # of all else, and draws of few labels
-    sizes: tuple[int, ...] = (1000, 5000, 20_000)  # wrong labels
-    true_sizes: tuple[int, ...] = (10, 50, 200, 1000, 5000)  # true ones, by the same recipe
-    few_steps: int = 4800
+    seeds: int = 5  # of each of the strongest arms, on the folders
+    side_seeds: int = 3  # of all else, their ceiling included, and draws of few labels
+    sizes: tuple[int, ...] = (1000, 5000, 20_000)  # labels, few of them
+    few_steps: int = 2400
     pretraining_epochs: int = 120  # over part 1's 62 classes
     audited: int = 20_000  # images that the audit looks at
     changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
@@ -332,17 +331,18 @@ class Part3(MnistStudy):
     def _stage(self, arm, seed, settings, examples, start, before=None, **more) -> Run:
         """A training on all pictures, which are read afterwards."""
         tests = {"mnist": self.test, "folders": self.folders} | more.pop("tests", {})
-        more = {"arrays": () if before is None else CURVES, "held_out": self.true_held_out} | more
-        measure = partial(self._recovered, before=before)
+        arrays = ("right", "nll", *(() if before is None else CURVES))
         return self.declare(
-            arm, seed, settings, examples, start=start, tests=tests, measure=measure, **more
-        )
+            arm, seed, settings, examples, start=start, tests=tests, arrays=arrays,
+            held_out=self.true_held_out, measure=partial(self._recovered, before=before), **more,
+        )  # fmt: skip
 
     def _recovered(self, outcome: Outcome, before: float | None) -> Measured:
         labels = self._posterior([outcome]).argmax(1)
         share = {"recovered_share": analysis.accuracy(self.truth, labels)}
         if before is None:
-            return self.tested(outcome)[0] | share, {}
+            metrics, arrays = self.tested(outcome)
+            return metrics | share, arrays
         return self.learned(outcome, before, CURVES, **share)
 
     def _weak(self, arm, labels, start, seed, epochs, starts, **more) -> Run:
@@ -357,13 +357,14 @@ class Part3(MnistStudy):
     def first(self, starts: dict) -> dict[tuple[str, str, int], Run]:
         """(labels, start, seed) -> the first stage of the strongest arms, "weak-...", and of their
         ceiling, "ceiling-weak-...", which is the same on true labels."""
+        kinds = (("folders", "", self.seeds), ("digits", "ceiling-", self.side_seeds))
         return {
             (labels, start, seed): self._weak(
                 f"{prefix}weak-{start}", labels, start, seed, self.plan.epochs, starts
             )
-            for labels, prefix in (("folders", ""), ("digits", "ceiling-"))
+            for labels, prefix, seeds in kinds
             for start in STARTS
-            for seed in self.seeds
+            for seed in seeds
         }
 
     def budgets(self, starts: dict) -> list[Run]:
@@ -471,25 +472,20 @@ class Part3(MnistStudy):
         ]  # fmt: skip
 
     def few(self, starts: dict) -> list[Run]:
-        """The first stage on few pictures, repeated so that there are enough steps: with their
-        wrong labels from each start, and with true ones from a random one, arms "few/..." and
-        "few-true/..."; with half the steps, "half/..." and "half-true/..."."""
-        kinds = [("", start, "folders", self.plan.sizes) for start in STARTS]
-        kinds.append(("-true", "random", "digits", self.plan.true_sizes))
+        """The first stage on few pictures, repeated so that there are enough steps, arms
+        "few/...", and with half the steps, "half/..."."""
         found = []
-        for suffix, start, labels, sizes in kinds:
-            for arm, size, draw in itertools.product(("few", "half"), sizes, self.side_seeds):
-                order = np.random.default_rng(draw).permutation(len(self.truth))
-                rows = np.tile(order[:size], max(1, 1280 // size))
-                steps = self.plan.few_steps if arm == "few" else self.plan.few_steps // 2
+        for start, size, draw in itertools.product(STARTS, self.plan.sizes, self.side_seeds):
+            order = np.random.default_rng(draw).permutation(len(self.truth))
+            rows = np.tile(order[:size], max(1, 1280 // size))
+            for arm, steps in ("few", self.plan.few_steps), ("half", self.plan.few_steps // 2):
                 settings = self._settings(
                     WEAK, math.ceil(steps / (len(rows) // 64)), training__batch=64,
-                    training__leak=self.leak if labels == "folders" else 1.0,
+                    training__leak=self.leak,
                 )  # fmt: skip
-                examples = getattr(self, labels).take(rows)
                 found.append(
                     self.declare(
-                        f"{arm}{suffix}/{start}", draw, settings, examples,
+                        f"{arm}/{start}", draw, settings, self.folders.take(rows),
                         start=starts.get((start, draw)), varies={"size": size},
                     )
                 )  # fmt: skip
@@ -522,18 +518,16 @@ class Part3(MnistStudy):
         """How the two starts end, after each stage, and what wrong labels cost each of them;
         whether they withstand spoilt pictures alike, and are alike inside."""
 
-        def tasks(runs, labels, start, seeds=self.seeds):
-            return [runs[labels, start, seed].task for seed in seeds]
+        def kind(runs, labels, start, seeds=self.side_seeds):
+            return [runs[labels, start, seed] for seed in seeds]
 
         for stage, runs in (("first", first), ("second", second)):
-            both = [task for start in STARTS for task in tasks(runs, "folders", start)]
-            self.derive(f"end/{stage}", both, partial(self.ends, STARTS))
+            both = {start: kind(runs, "folders", start, self.seeds) for start in STARTS}
+            self.ends(f"end/{stage}", both)
             for start in STARTS:
-                both = tasks(runs, "digits", start) + tasks(runs, "folders", start)
-                self.derive(
-                    f"cost/{stage}/{start}", both, partial(self.ends, ("digits", "folders"))
-                )
-        some = [one for start in STARTS for one in tasks(second, "folders", start, self.side_seeds)]
+                both = {labels: kind(runs, labels, start) for labels in ("digits", "folders")}
+                self.ends(f"cost/{stage}/{start}", both)
+        some = [run.task for start in STARTS for run in kind(second, "folders", start)]
         withstood = partial(self.robustness, STARTS, ("mnist", *self.corrupted))
         self.derive("robustness", some, withstood)
         pairs = {"random and pre-trained": [second["folders", start, 0] for start in STARTS]}
@@ -580,10 +574,8 @@ class Part3(MnistStudy):
                 "truth": self.truth[chosen].astype(np.int8),
             }
 
-        for start in STARTS:
-            tasks = [second["folders", start, seed].task for seed in self.seeds]
-            self.derive(f"recovered together/{start}", tasks, together)
         tasks = [second["folders", "random", seed].task for seed in self.seeds]
+        self.derive("recovered together/random", tasks, together)
         self.derive("labels", tasks, recovered)
         self.derive("hardest", tasks[:1], hardest)
 

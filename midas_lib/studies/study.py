@@ -230,7 +230,8 @@ class MnistStudy(Study):
 
     def tested(self, outcome: Outcome) -> Measured:
         """What a run's one look at the test set gave: accuracy, negative log-likelihood (nats) and
-        calibration error; and its length in steps and seconds."""
+        calibration error; and its length in steps and seconds. As arrays, whether each image is
+        read right, and its negative log-likelihood."""
         probabilities, labels = outcome.tests["mnist"], self.test.labels
         logs = np.log(np.maximum(probabilities, 1e-12))
         return {
@@ -239,39 +240,45 @@ class MnistStudy(Study):
             "test_ece": analysis.expected_calibration_error(labels, probabilities),
             "steps": int(outcome.history["step"][-1]),
             "seconds": outcome.seconds,
-        }, {}
+        }, {
+            "right": probabilities.argmax(1) == labels,
+            "nll": -logs[np.arange(len(labels)), labels].astype(np.float32),
+        }
 
     def learned(self, outcome: Outcome, before: float, curves: tuple[str, ...], **more) -> Measured:
         """The same, and how fast it was learned. before: the accuracy on the held-out examples
         before the first step. curves: of the history, kept as arrays. more: further metrics."""
-        metrics = self.tested(outcome)[0] | more | {"jump_start": before}
-        arrays = {name: np.asarray(outcome.history[name], np.float32) for name in curves}
+        metrics, arrays = self.tested(outcome)
+        arrays |= {name: np.asarray(outcome.history[name], np.float32) for name in curves}
+        metrics |= more | {"jump_start": before}
         return metrics | tables.pace(outcome.history, before), arrays
 
-    def _hits(self, outcomes: list[Outcome], test: str = "mnist") -> np.ndarray:
-        answers = np.stack([outcome.tests[test].argmax(1) for outcome in outcomes])
-        return 1.0 * (answers == self.test.labels)
+    def ends(self, name: str, kinds: dict[str, list[Run]]) -> None:
+        """Derive under `name` how two kinds of networks end on the test set, paired: of each its
+        accuracy, negative log-likelihood (nats) and calibration error, and what the second kind
+        differs by. Seeds and images vary, but for the calibration error."""
 
-    def ends(self, names: tuple[str, str], outcomes: list[Outcome]) -> Measured:
-        """How two kinds of networks end on the test set, each half of the outcomes, paired: by
-        `names` accuracy, negative log-likelihood (nats) and calibration error, and what the second
-        kind differs by. Seeds and images vary, but for the calibration error."""
-        labels, facts, values = self.test.labels, {}, []
-        for name, found in zip(names, _halves(outcomes), strict=True):
-            given = [outcome.tests["mnist"] for outcome in found]
-            named = np.stack([each[np.arange(len(labels)), labels] for each in given])
-            values.append((self._hits(found), -np.log(np.maximum(named, 1e-12))))
-            accuracy, nll = map(_crossed, values[-1])
-            ece = [analysis.expected_calibration_error(labels, each) for each in given]
-            facts[name] = {"accuracy": accuracy, "nll": nll, "ece": analysis.mean_interval(ece)}
-        facts["difference"] = _crossed(values[1][0] - values[0][0])
-        return facts | {"nll_difference": _crossed(values[1][1] - values[0][1])}, {}
+        def compute():
+            facts, values = {}, []
+            for kind, several in kinds.items():
+                arrays = [[self.array(run, part) for run in several] for part in ("right", "nll")]
+                values.append([np.stack(one).astype(float) for one in arrays])
+                accuracy, nll = map(_crossed, values[-1])
+                ece = analysis.mean_interval([self.row(run)["test_ece"] for run in several])
+                facts[kind] = {"accuracy": accuracy, "nll": nll, "ece": ece}
+            accuracy, nll = (_crossed(ours - base) for base, ours in zip(*values, strict=True))
+            return facts | {"difference": accuracy, "nll_difference": nll}, {}
+
+        tasks = [run.task for several in kinds.values() for run in several]
+        self.derive(name, tasks, compute, outcomes=False)
 
     def robustness(self, names: tuple[str, str], tests, outcomes: list[Outcome]) -> Measured:
-        """The same of the accuracy alone, on each of the `tests`, the test set spoilt."""
-        facts = {}
+        """The same of the accuracy alone, of each half of the outcomes, on each of the `tests`, the
+        test set spoilt."""
+        facts, half = {}, len(outcomes) // 2
         for test in tests:
-            base, ours = (self._hits(found, test) for found in _halves(outcomes))
+            right = [one.tests[test].argmax(1) == self.test.labels for one in outcomes]
+            base, ours = np.split(np.stack(right).astype(float), [half])
             each = dict(zip(names, (_crossed(base), _crossed(ours)), strict=True))
             facts[test] = each | {"difference": _crossed(ours - base)}
         return facts, {}
@@ -301,11 +308,6 @@ def spoilt(test: data.Examples) -> dict[str, data.Examples]:
         name: dataclasses.replace(test, pictures=corruptions.corrupt(pictures, name)[..., None])
         for name in corruptions.CORRUPTIONS
     }
-
-
-def _halves(outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    half = len(outcomes) // 2
-    return outcomes[:half], outcomes[half:]
 
 
 def _crossed(values: np.ndarray) -> analysis.Interval:
