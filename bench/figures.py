@@ -24,7 +24,7 @@ def shapes(operations, errors, names, efficient):
     efficient are filled, joined by a line and named."""
     operations, errors, efficient = np.array(operations), np.array(errors), np.array(efficient)
     labels = "Million operations for one picture", "Error, images held out"
-    ax = new_axes(4.6, *labels, x="log millions", y="percent")
+    ax = new_axes(4.6, *labels, x="log millions", y="log percent")
     order = np.flatnonzero(efficient)[np.argsort(operations[efficient])]
     ax.plot(operations[order], errors[order], color=BLUE, label="efficient")
     ax.plot(operations[~efficient], errors[~efficient], "o", color=GREY, mfc="white", label="other")

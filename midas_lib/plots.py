@@ -204,7 +204,7 @@ def size_curve(accuracy, xlabel="Training images per class"):
 def headline(accuracy, digits=1):
     """The key accuracies {label: Interval}, told to so many digits of a percent."""
     y = -np.arange(len(accuracy), dtype=float)
-    ax = new_axes(0.9 + 0.52 * len(y), "Accuracy, with 95 % interval", x="percent")
+    ax = new_axes(0.9 + 0.47 * len(y), "Accuracy, with 95 % interval", x="percent")
     ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=accuracy)  # a page tells them
     means, *ends = _bounds(accuracy.values())
     ax.errorbar(means, y, xerr=abs(ends - means), fmt="o", color=BLUE, capsize=4, ms=8)
@@ -230,7 +230,7 @@ def ablation(rows):
         lines.append((row["variant"], row))
     y = -np.arange(len(lines))
     label = "Difference (points)"
-    ax = new_axes(1.4 + 0.25 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
+    ax = new_axes(1.4 + 0.22 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
     kinds, used = LOOKS["differences"], {}
     for place, (_, row) in zip(y, lines, strict=True):
         if row is not None:
@@ -383,12 +383,8 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
     ax = new_axes(2.8, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
-        xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
-        if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
-            end = xs[-1], errors[0, -1]
-            note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
-            style = style | {"label": f"_{style['label']}"}
-        _band(ax, xs, errors[[0, 2, 1]], style)
+        errors = 1 - _bounds(by_size.values())
+        _band(ax, list(by_size), errors[[0, 2, 1]], styles[name])
     none = sizes[0] / (sizes[-1] / sizes[0]) ** (1 / 4)
     for name, reached in zero_shot.items():
         hollow = {"markerfacecolor": "white", "label": f"_{styles[name]['label']}"}
@@ -490,13 +486,19 @@ def _band(ax, x, values, style):
 
 
 def label_ends(ax):
-    """Each line's label right of the axes, level with its end or as near as the others allow;
-    returns the figure."""
-    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
-    labels = [textwrap.fill(line.get_label(), 14) for line in lines]
+    """Each line's label right of the axes, level with its end or as near as the others allow, or
+    beside its end where that lies so far left that others would be crossed; returns the figure."""
+    lines, within = [], (ax.transData - ax.transAxes).transform
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
+    for line in ax.lines:
+        label, end = line.get_label(), line.get_xydata()[-1]
+        if within(end)[0] < 0.8 and not label.startswith("_"):
+            note(ax, label, end, (8, 0), va="center", color=line.get_color())
+        elif not label.startswith("_"):
+            lines.append(line)
+    labels = [textwrap.fill(line.get_label(), 14) for line in lines]
     ends = np.array([line.get_xydata()[-1] for line in lines])
-    places = (ax.transData - ax.transAxes).transform(ends)[:, 1]
+    places = within(ends)[:, 1]
     line_height = 1.3 * matplotlib.rcParams["font.size"] / 72 * ax.figure.dpi
     heights = line_height * np.array([label.count("\n") + 1 for label in labels])
     places = _spread(places, heights / ax.get_window_extent().height)
