@@ -492,7 +492,7 @@ def label_ends(ax):
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
     for line in ax.lines:
         label, end = line.get_label(), line.get_xydata()[-1]
-        if within(end)[0] < 0.8 and not label.startswith("_"):
+        if within(end)[0] < 0.7 and not label.startswith("_"):
             note(ax, label, end, (8, 0), va="center", color=line.get_color())
         elif not label.startswith("_"):
             lines.append(line)
