@@ -201,8 +201,8 @@ def size_curve(accuracy, xlabel="Training images per class"):
 
 
 @styled
-def headline(accuracy, digits=1):
-    """The key accuracies {label: Interval}, told to so many digits of a percent."""
+def headline(accuracy):
+    """The key accuracies {label: Interval}."""
     y = -np.arange(len(accuracy), dtype=float)
     ax = new_axes(0.9 + 0.47 * len(y), "Accuracy, with 95 % interval", x="percent")
     ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=accuracy)  # a page tells them
@@ -211,8 +211,7 @@ def headline(accuracy, digits=1):
     spot = {"xycoords": ("axes fraction", "data")}
     for place, (label, interval) in zip(y, accuracy.items(), strict=True):
         note(ax, label, (0, place), (0, 9), **spot)
-        value = _percent(interval.mean, digits)
-        note(ax, value, (1, place), (0, 9), **spot, ha="right", weight="bold")
+        note(ax, _percent(interval.mean), (1, place), (0, 9), **spot, ha="right", weight="bold")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0, labelleft=False)
     return ax.figure
@@ -229,8 +228,8 @@ def ablation(rows):
             lines.append((row["group"], None))
         lines.append((row["variant"], row))
     y = -np.arange(len(lines))
-    label = "Difference (points)"
-    ax = new_axes(1.4 + 0.22 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
+    ax = new_axes(1.4 + 0.22 * len(lines), "Difference (points)", x="points")
+    ax.set_ylim(y[-1] - 0.6, 0.6)
     kinds, used = LOOKS["differences"], {}
     for place, (_, row) in zip(y, lines, strict=True):
         if row is not None:
@@ -357,8 +356,8 @@ def dot_rows(intervals, shows, xlabel, ylabel=""):
     interval for each arm; shows: as `new_axes` takes it for x. What is inf is not drawn."""
     rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
     labels = [textwrap.fill(row, 22) for row in rows]
-    lines = max(label.count("\n") + 1 for label in labels)
-    styles, height = styles_of(arms), max(0.1 + 0.12 * len(arms), 0.2 * lines)
+    lines, styles = max(label.count("\n") + 1 for label in labels), styles_of(arms)
+    height = max(0.1 + 0.12 * len(arms), 0.2 * lines)
     ax = new_axes(1.1 + len(rows) * height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
     for (row, arm), interval in intervals.items():
         y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
@@ -419,8 +418,7 @@ def transplant(accuracy):
     ax = new_axes(2.8, "Layers taken over, up to", "Test accuracy", y="percent")
     for way, style in styles_of(accuracy).items():
         _band(ax, range(len(accuracy[way])), _bounds(accuracy[way].values()), style)
-        labels = [name.replace(" ", "\n") for name in accuracy[way]]
-        ax.set_xticks(range(len(labels)), labels)
+        ax.set_xticks(range(len(accuracy[way])), [k.replace(" ", "\n") for k in accuracy[way]])
     return label_ends(ax)
 
 
@@ -470,12 +468,9 @@ def _draw_ranges(ax, curves, **more):
     """A line for each arm, {arm: (xs (n,), runs (runs, n))}: the runs' mean, and a band from the
     least to the largest."""
     for arm, style in styles_of(curves).items():
-        _band(ax, curves[arm][0], _range(curves[arm][1]), style | more)
-
-
-def _range(runs):
-    """Mean, least and largest over the first axis of (runs, n), (3, n)."""
-    return np.array([function(runs, axis=0) for function in (np.mean, np.min, np.max)])
+        xs, runs = curves[arm]
+        values = np.array([function(runs, axis=0) for function in (np.mean, np.min, np.max)])
+        _band(ax, xs, values, style | more)
 
 
 def _band(ax, x, values, style):
@@ -488,24 +483,24 @@ def _band(ax, x, values, style):
 def label_ends(ax):
     """Each line's label right of the axes, level with its end or as near as the others allow, or
     beside its end where that lies so far left that others would be crossed; returns the figure."""
-    lines, within = [], (ax.transData - ax.transAxes).transform
-    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
-    for line in ax.lines:
-        label, end = line.get_label(), line.get_xydata()[-1]
-        if within(end)[0] < 0.7 and not label.startswith("_"):
-            note(ax, label, end, (8, 0), va="center", color=line.get_color())
-        elif not label.startswith("_"):
-            lines.append(line)
+    lines = [line for line in ax.lines if not line.get_label().startswith("_")]
     labels = [textwrap.fill(line.get_label(), 14) for line in lines]
+    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
     ends = np.array([line.get_xydata()[-1] for line in lines])
-    places = within(ends)[:, 1]
+    across, places = (ax.transData - ax.transAxes).transform(ends).T
     line_height = 1.3 * matplotlib.rcParams["font.size"] / 72 * ax.figure.dpi
     heights = line_height * np.array([label.count("\n") + 1 for label in labels])
-    places = _spread(places, heights / ax.get_window_extent().height)
-    for line, label, end, place in zip(lines, labels, ends, places, strict=True):
+    right = across >= 0.7
+    places[right] = _spread(places[right], heights[right] / ax.get_window_extent().height)
+    for i, line in enumerate(lines):
         look = {"va": "center", "color": line.get_color()}
         leader = {"arrowstyle": "-", "relpos": (0, 0.5), "color": line.get_color()}
-        ax.annotate(label, end, (1.05, place), "data", "axes fraction", leader, **look)
+        if right[i]:
+            place = 1.05, places[i]
+            ax.annotate(labels[i], ends[i], place, "data", "axes fraction", leader, **look)
+        else:
+            look["bbox"] = {"fc": "w", "ec": "none", "alpha": 0.8, "pad": 1}
+            note(ax, labels[i], ends[i], (8, 0), **look)
     return ax.figure
 
 
@@ -558,5 +553,5 @@ def _size_ticks(ax, sizes, others):
     ax.set_xticks(sizes, [], minor=True)
 
 
-def _percent(value, digits=1):
-    return f"{100 * value:.{digits}f} %"
+def _percent(value):
+    return f"{100 * value:.1f} %"

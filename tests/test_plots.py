@@ -208,8 +208,6 @@ def test_headline_labels_each_interval_top_down():
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.9, 0], [0.95, -1]])
     np.testing.assert_allclose(intervals(ax), [(0.88, 0.91)])
     assert ax.texts[0].xy[1] > ax.texts[2].xy[1]
-    finer = plots.headline(single, digits=2)
-    assert texts(finer.axes[0]) == ["single", "90.00 %"]
 
 
 def test_ablation_tells_better_worse_and_undecided_apart():
