@@ -317,11 +317,11 @@ def told_and_true(losses):
 
 @styled
 def reliability(curves):
-    """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dashed
+    """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dotted
     line."""
     ax = new_axes(2.8, "Confidence (largest probability)", "Accuracy", "percent", "percent")
     least = min(map(min, curves.values()))
-    ax.plot([least, 1], [least, 1], **DASHED, label="_agree")
+    ax.plot([least, 1], [least, 1], **DASHED | {"linestyle": ":"}, label="_agree")
     for label, style in styles_of(curves).items():
         means, *ends = _bounds(curves[label].values())
         ax.errorbar(list(curves[label]), means, abs(ends - means), **style)
