@@ -228,7 +228,7 @@ def ablation(rows):
             lines.append((row["group"], None))
         lines.append((row["variant"], row))
     y = -np.arange(len(lines))
-    ax = new_axes(1.4 + 0.22 * len(lines), "Difference (points)", x="points")
+    ax = new_axes(1.4 + 0.2 * len(lines), "Difference (points)", x="points")
     ax.set_ylim(y[-1] - 0.6, 0.6)
     kinds, used = LOOKS["differences"], {}
     for place, (_, row) in zip(y, lines, strict=True):
