@@ -384,7 +384,7 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
     for name, by_size in accuracy.items():
         errors = 1 - _bounds(by_size.values())
         _band(ax, list(by_size), errors[[0, 2, 1]], styles[name])
-    none = sizes[0] / (sizes[-1] / sizes[0]) ** (1 / 4)
+    none = sizes[0] / max(2.5, (sizes[-1] / sizes[0]) ** (1 / 4))
     for name, reached in zero_shot.items():
         hollow = {"markerfacecolor": "white", "label": f"_{styles[name]['label']}"}
         ax.plot(none, 1 - reached, **styles[name] | hollow)
