@@ -3,8 +3,9 @@
 pyplot's global state is never touched. Images are (n, height, width) or (n, height, width, 1),
 uint8 or float in 0-255. An Interval is `analysis.Interval`, of 95 % unless it says otherwise; nan
 bounds are not drawn. Accuracies and differences are fractions, shown as percent. An arm is a key of
-`ARM_STYLES`, or its label; any other name is drawn under itself. A figure's natural size is 100 CSS
-pixels an inch, at most 7 inches wide; the look is `report.mplstyle`.
+`ARM_STYLES`, or its label; any other name is drawn under itself. The look is `report.mplstyle`. A
+page shows an inch as 96 pixels, and as no fewer than 0.76 of them on a telephone: a text of 10
+points, of which none is smaller, has 10 pixels there, and a figure of `WIDTH` fits.
 """
 
 import functools
@@ -25,10 +26,10 @@ from PIL import Image
 from midas_lib import config
 
 STYLE = Path(__file__).with_name("report.mplstyle")
-WIDTH = 7.0  # inches
+WIDTH, WIDE = 4.4, 6.0  # inches; what is wide scrolls sideways on a telephone
 BLUE, GREY, DARK = "#00599C", "#6B6B6B", "#222222"
 DASHED = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "marker": ""}
-SMALL = 10  # points, titles of small pictures
+SMALL = 10  # points
 
 LOOKS = config.read_table("looks")
 ARM_STYLES, OTHER_STYLES = LOOKS["arms"], LOOKS["others"]
@@ -72,8 +73,8 @@ def _saved(figure, **options):
 
 
 def styled(draw):
-    """Make the figure wholly in the report's style; a log axis whose labels would touch has fewer,
-    powers of ten."""
+    """Make the figure wholly in the report's style; a log axis whose labels would touch has fewer:
+    powers of ten, or of named places, from the right, those with room."""
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs):
@@ -81,9 +82,18 @@ def styled(draw):
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()  # ticks are made late: let them see the style
             for axis in [ax.xaxis for ax in figure.axes]:
-                boxes = [label.get_window_extent().padded(4) for label in axis.get_ticklabels()]
-                if any(a.x1 > b.x0 for a, b in pairwise(boxes)) and axis.get_scale() == "log":
+                labels = [label for label in axis.get_ticklabels() if label.get_text()]
+                boxes = [label.get_window_extent().padded(4) for label in labels]
+                if axis.get_scale() != "log" or all(a.x1 <= b.x0 for a, b in pairwise(boxes)):
+                    continue
+                if isinstance(axis.get_major_locator(), LogLocator):
                     axis.set_major_locator(LogLocator(numticks=6))
+                    continue
+                named, left = {}, np.inf
+                for label, box in zip(labels[::-1], boxes[::-1], strict=True):
+                    if box.x1 <= left:
+                        named[label.get_position()[0]], left = label.get_text(), box.x0
+                axis.set_ticks(list(named)[::-1], list(named.values())[::-1])
         return figure
 
     return drawn
@@ -101,7 +111,7 @@ def in_words(values, form="{:.1%}"):
 
 
 @styled
-def image_grid(images, titles=None, *, columns=8):
+def image_grid(images, titles=None, *, columns=6):
     """Gray images (n, height, width) in rows, shown as they are, with optional `titles` (n,)."""
     titles = [""] * len(images) if titles is None else titles
     figure, axes = _grid(titles, columns, images[0].shape)
@@ -114,7 +124,7 @@ def image_grid(images, titles=None, *, columns=8):
 def folder_sheets(images, *, rows=3):
     """Contact sheets: the first pictures of each folder, {name: images (n, height, width)}, in
     `rows` rows of ten under the folder's name."""
-    figure = Figure(figsize=(WIDTH, 0.27 * len(images) * (rows + 1) / 2 + 0.5))
+    figure = Figure(figsize=(WIDE, 0.27 * len(images) * (rows + 1) / 2 + 0.5))
     axes = figure.subplots(-(-len(images) // 2), 2, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -133,7 +143,7 @@ def first_look(raw, processed, class_names):
     network sees it, `processed` (classes, size, size)."""
     split = raw.shape[2] / raw.shape[1]  # widths in units of the height
     end = split + processed.shape[2] / processed.shape[1]
-    figure, axes = _grid(class_names, 6, (1, end))
+    figure, axes = _grid(class_names, 4, (1, end))
     for ax, before, after, name in zip(axes, raw, processed, class_names, strict=True):
         _show(ax, before, name, extent=(0, split, 0, 1))
         _show(ax, after, name, extent=(split, end, 0, 1))
@@ -156,50 +166,52 @@ def attribution(images, maps, titles, *, columns=6):
 
 @styled
 def network_strip(layers, taken=()):
-    """A network from its input to its answer, a box a layer, of which the higher have the larger
-    picture: {name: (output shape, parameters)}. Those of the names in `taken` are filled."""
-    ax = Figure(figsize=(WIDTH, 2.1), layout="none").add_axes((0, 0, 1, 1))
-    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(-1.2, 1.25))
+    """A network from its input to its answer, downwards, a box a layer, of which the wider have the
+    larger picture: {name: (output shape, parameters)}. Those of the names in `taken` are filled."""
+    y = -np.arange(len(layers))
+    size = WIDTH - 0.2, 0.38 * len(layers)  # a page adds an edge
+    ax = Figure(figsize=size, layout="none").add_axes((0, 0, 1, 1))
+    ax.set(xlim=(-1.6, 1.4), ylim=(y[-1] - 0.5, 0.5))
     ax.axis("off")
     sides = np.array([shape[0] if len(shape) > 1 else 1 for shape, _ in layers.values()])
-    heights = 0.5 + sides / sides.max()
+    widths = 0.5 + sides / sides.max()
     faces = [BLUE if name in taken else "#EEF2F6" for name in layers]
-    ax.bar(range(len(layers)), heights, 0.84, -heights / 2, color=faces, edgecolor=BLUE)
-    for x, (name, (shape, parameters)) in enumerate(layers.items()):
-        look = {"ha": "center", "va": "center", "size": SMALL}
-        ax.text(x, 0, "×".join(map(str, shape)), color="w" if name in taken else DARK, **look)
-        ax.text(x, 1, name, **look)
-        ax.text(x, -1.0, f"{parameters:,}" if parameters else "–", color=DARK, **look)
+    ax.barh(y, widths, 0.84, -widths / 2, color=faces, edgecolor=BLUE)
+    for place, (name, (shape, parameters)) in zip(y, layers.items(), strict=True):
+        look = {"va": "center_baseline", "size": SMALL, "color": DARK}
+        ax.text(-1.6, place, name, **look)
+        own = {"ha": "center", "color": "w" if name in taken else DARK}
+        ax.text(0, place, "×".join(map(str, shape)), **look | own)
+        ax.text(1.4, place, f"{parameters:,}" if parameters else "–", **look, ha="right")
     return ax.figure
 
 
 @styled
 def size_curve(accuracy, xlabel="Training images per class"):
     """Accuracy against so many images, with intervals: {size: Interval}."""
-    ax = new_axes(3, xlabel, "Accuracy", "log count", "percent")
+    ax = new_axes(2.6, xlabel, "Accuracy", "log count", "percent")
     sizes, (means, *ends) = np.array(list(accuracy)), _bounds(accuracy.values())
     ax.fill_between(sizes, *ends, color=BLUE, alpha=0.15, lw=0)
     ax.errorbar(sizes, means, abs(ends - means), color=BLUE, marker="o", capsize=4)
-    for size, mean in zip(sizes, means, strict=True):
-        note(ax, _percent(mean), (size, mean), (8, -5), va="top", color=DARK)
-    ax.set_xlim(sizes.min() / 1.15, sizes.max() * 1.4)
+    for size, mean, top in zip(sizes, means, np.fmax(means, ends[1]), strict=True):
+        note(ax, _percent(mean), (size, top), (0, 4), ha="center", size=SMALL)
+    ax.margins(x=0.1)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     return ax.figure
 
 
 @styled
-def headline(accuracy, digits=1):
-    """The key accuracies {label: Interval}, to so many digits of a percent."""
+def headline(accuracy):
+    """The key accuracies {label: Interval}."""
     y = -np.arange(len(accuracy), dtype=float)
-    ax = new_axes(0.9 + 0.52 * len(y), "Accuracy, with 95 % interval", x="percent")
+    ax = new_axes(0.9 + 0.47 * len(y), "Accuracy, with 95 % interval", x="percent")
     ax.set(ylim=(y[-1] - 0.5, 0.8), yticks=y, yticklabels=accuracy)  # a page tells them
     means, *ends = _bounds(accuracy.values())
     ax.errorbar(means, y, xerr=abs(ends - means), fmt="o", color=BLUE, capsize=4, ms=8)
     spot = {"xycoords": ("axes fraction", "data")}
     for place, (label, interval) in zip(y, accuracy.items(), strict=True):
-        value = interval.percent(digits).partition(", n =")[0].replace(" [", "  [")
         note(ax, label, (0, place), (0, 9), **spot)
-        note(ax, value, (1, place), (0, 9), **spot, ha="right", weight="bold")
+        note(ax, _percent(interval.mean), (1, place), (0, 9), **spot, ha="right", weight="bold")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0, labelleft=False)
     return ax.figure
@@ -207,32 +219,29 @@ def headline(accuracy, digits=1):
 
 @styled
 def ablation(rows):
-    """Differences from the baseline, "interval", and accuracies of `rows`, dicts with "group",
-    "variant" and "verdict" as well; a group's stand together, and its baseline has difference 0. A
-    change whose verdict is neither "better" nor "worse" is undecided."""
-    lines = []  # (text, accuracy, row), the last None for a heading
+    """Differences from the baseline, "interval" of `rows`, dicts with "group", "variant" and
+    "verdict" as well; a group's stand together, and its baseline has difference 0. A change whose
+    verdict is neither "better" nor "worse" is undecided."""
+    lines = []  # (text, row), the latter None for a heading
     for row in rows:
-        if (row["group"], None) not in [(text, row) for text, _, row in lines]:
-            lines.append((row["group"], "" if lines else "Accuracy", None))
-        lines.append((row["variant"], _percent(row["accuracy"]), row))
+        if (row["group"], None) not in lines:
+            lines.append((row["group"], None))
+        lines.append((row["variant"], row))
     y = -np.arange(len(lines))
-    label = "Difference from the baseline (points)"
-    ax = new_axes(1.4 + 0.25 * len(lines), label, x="points", ylim=(y[-1] - 0.6, 0.6))
+    ax = new_axes(1.4 + 0.2 * len(lines), "Difference (points)", x="points")
+    ax.set_ylim(y[-1] - 0.6, 0.6)
     kinds, used = LOOKS["differences"], {}
-    for place, (_, _, row) in zip(y, lines, strict=True):
+    for place, (_, row) in zip(y, lines, strict=True):
         if row is not None:
             mean, *ends = _bounds([row["interval"]])
             look = kinds.get(row["verdict"], kinds["undecided"])
             used[look["label"]] = look
             ax.errorbar(mean, place, xerr=abs(ends - mean), capsize=3, **look | {"linestyle": ""})
     ax.axvline(0, color=DARK, linewidth=1.2, marker="", zorder=1)
-    right = ax.secondary_yaxis("right")
-    right.spines["right"].set_visible(False)
-    for axis, column in ((ax, 0), (right, 1)):
-        axis.set_yticks(y, [line[column] for line in lines])
-        axis.tick_params(axis="y", length=0)
-        for label, line in zip(axis.get_yticklabels(), lines, strict=True):
-            label.set_fontweight("bold" if line[2] is None else "normal")
+    ax.set_yticks(y, [text for text, _ in lines])
+    ax.tick_params(axis="y", length=0)
+    for label, (_, row) in zip(ax.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if row is None else "normal")
     ax.grid(axis="y", visible=False)
     return _legend(ax.figure, used.values(), 3)
 
@@ -245,15 +254,16 @@ def confusion_matrix(matrix, class_names):
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     share = np.ma.masked_where(~np.eye(n, dtype=bool), share)
     errors = np.ma.masked_where(np.eye(n, dtype=bool) | (matrix == 0), matrix)
-    ax = new_axes(WIDTH + 0.8, "Predicted class", "True class")
+    ax = new_axes(WIDE + 0.8, "Predicted class", "True class")
+    ax.figure.set_figwidth(WIDE)
     ax.imshow(share, cmap="Greys", vmin=0, vmax=2.5, interpolation="nearest", zorder=1)
     norm = PowerNorm(0.5, 0, max(errors.max() or 1, 1))
     drawn = ax.imshow(errors, cmap="magma_r", norm=norm, interpolation="nearest", zorder=1)
     for axis in (ax.xaxis, ax.yaxis):  # every other label further out: 62 of them would touch
         axis.set_ticks(range(0, n, 2), class_names[::2])
         axis.set_ticks(range(1, n, 2), class_names[1::2], minor=True)
-    ax.tick_params(which="major", labelsize=9, length=2, pad=1)
-    ax.tick_params(which="minor", labelsize=9, length=11, pad=1, color="#C8C8C8")
+    ax.tick_params(which="major", labelsize=SMALL, length=2, pad=1)
+    ax.tick_params(which="minor", labelsize=SMALL, length=12, pad=1, color="#C8C8C8")
     ax.grid(which="both", color="#EEEEEE", linewidth=0.4)
     bar = ax.figure.colorbar(drawn, location="bottom", aspect=40, shrink=0.7, pad=0.02)
     bar.set_label("Images misread (square-root scale); right answers in gray")
@@ -307,10 +317,11 @@ def told_and_true(losses):
 
 @styled
 def reliability(curves):
-    """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dashed
+    """Accuracy against stated confidence, {label: {confidence: Interval}}; they agree on the dotted
     line."""
-    ax = new_axes(3.2, "Confidence (largest probability)", "Accuracy", "percent", "percent")
-    ax.plot([0, 1], [0, 1], **DASHED, label="_agree")
+    ax = new_axes(2.8, "Confidence (largest probability)", "Accuracy", "percent", "percent")
+    least = min(map(min, curves.values()))
+    ax.plot([least, 1], [least, 1], **DASHED | {"linestyle": ":"}, label="_agree")
     for label, style in styles_of(curves).items():
         means, *ends = _bounds(curves[label].values())
         ax.errorbar(list(curves[label]), means, abs(ends - means), **style)
@@ -324,7 +335,7 @@ def convergence(
     """What falls in training, by default the error: {arm: (images seen (checks,), error shares
     (seeds, checks))}, the mean over the seeds and a band from the least to the largest; on a log
     axis above 0 images."""
-    ax = new_axes(3.2, xlabel, ylabel, x, y)
+    ax = new_axes(2.8, xlabel, ylabel, x, y)
     _draw_ranges(ax, curves, markevery=0.1)
     return label_ends(ax)
 
@@ -333,7 +344,7 @@ def convergence(
 def accuracy_curves(curves, *, chance):
     """Accuracy in training, as `convergence` draws the error; a dashed line at `chance`."""
     scales = {"xscale": "log", "ylim": (-0.02, 1.02)}
-    ax = new_axes(3.2, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
+    ax = new_axes(2.8, "Training steps (log scale)", "Accuracy", "count", "percent", **scales)
     _draw_ranges(ax, curves, markevery=0.1)
     ax.axhline(chance, **DASHED, label="_chance")
     return label_ends(ax)
@@ -344,15 +355,17 @@ def dot_rows(intervals, shows, xlabel, ylabel=""):
     """A row for each first part of the keys (row, arm) of `intervals`, and in it a dot with its
     interval for each arm; shows: as `new_axes` takes it for x. What is inf is not drawn."""
     rows, arms = (list(dict.fromkeys(names)) for names in zip(*intervals, strict=True))
-    styles, height = styles_of(arms), 1.1 + len(rows) * (0.1 + 0.12 * len(arms))
-    ax = new_axes(height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
+    labels = [textwrap.fill(row, 22) for row in rows]
+    lines, styles = max(label.count("\n") + 1 for label in labels), styles_of(arms)
+    height = max(0.1 + 0.12 * len(arms), 0.2 * lines)
+    ax = new_axes(1.1 + len(rows) * height, xlabel, ylabel, x=shows, ylim=(0.5 - len(rows), 0.5))
     for (row, arm), interval in intervals.items():
         y = -rows.index(row) - 0.8 * ((arms.index(arm) + 0.5) / len(arms) - 0.5)
         mean, *ends = np.nan_to_num(_bounds([interval]), nan=np.nan, posinf=np.nan)
         ax.errorbar(mean, y, xerr=abs(ends - mean), **styles[arm] | {"linestyle": ""})
     for place in range(0, len(rows), 2):
         ax.axhspan(-place - 0.5, -place + 0.5, color="#F2F2F2", zorder=0)
-    ax.set_yticks(-np.arange(len(rows)), rows)
+    ax.set_yticks(-np.arange(len(rows)), labels)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     if len(arms) == 1:  # its rows and axes say it all
@@ -367,15 +380,11 @@ def label_efficiency(accuracy, zero_shot=None, xlabel="Labelled training images 
     zero_shot = zero_shot or {}
     styles = styles_of(accuracy | zero_shot)
     sizes = sorted({size for by_size in accuracy.values() for size in by_size})
-    ax = new_axes(3.2, xlabel, "Test error", y="log percent")
+    ax = new_axes(2.8, xlabel, "Test error", y="log percent")
     for name, by_size in accuracy.items():
-        xs, errors, style = list(by_size), 1 - _bounds(by_size.values()), styles[name]
-        if xs[-1] != sizes[-1]:  # a line from there to the others' labels would cross them
-            end = xs[-1], errors[0, -1]
-            note(ax, style["label"], end, (10, 0), va="center", color=style["color"])
-            style = style | {"label": f"_{style['label']}"}
-        _band(ax, xs, errors[[0, 2, 1]], style)
-    none = sizes[0] / 2.5
+        errors = 1 - _bounds(by_size.values())
+        _band(ax, list(by_size), errors[[0, 2, 1]], styles[name])
+    none = sizes[0] / max(2.5, (sizes[-1] / sizes[0]) ** (1 / 4))
     for name, reached in zero_shot.items():
         hollow = {"markerfacecolor": "white", "label": f"_{styles[name]['label']}"}
         ax.plot(none, 1 - reached, **styles[name] | hollow)
@@ -391,13 +400,13 @@ def label_factors(factors):
     middle, lows, highs = values
     top = 2 * values[np.isfinite(values)].max(initial=1)
     beyond = np.isinf(middle) | np.isinf(highs)
-    ax = new_axes(3.2, "", "Labels a random start needs,\nas a multiple", y="log times")
+    ax = new_axes(2.8, "", "Labels a random start needs,\nas a multiple", y="log times")
     ax.vlines(sizes, np.minimum(lows, top / 1.5), np.where(beyond, top, highs), color=BLUE)
     ax.plot(sizes, np.where(np.isinf(middle), np.nan, middle), "o", color=BLUE, label="_")
     ax.plot(sizes[beyond], np.full(beyond.sum(), top), "^", color=BLUE, ms=9)
     ax.axhline(1, **DASHED)
-    note = "; arrow: no upper bound" if beyond.any() else ""
-    ax.set_xlabel(f"Labelled images of the pre-trained start (log scale){note}")
+    note = "\narrow: no upper bound" if beyond.any() else ""
+    ax.set_xlabel(f"Labels of the pre-trained start (log scale){note}")
     _size_ticks(ax, sizes, {})
     return ax.figure
 
@@ -406,10 +415,10 @@ def label_factors(factors):
 def transplant(accuracy):
     """Accuracy against the layers taken over, up to one, the first being none:
     {"fine-tuned" or "frozen": {layer: Interval}}."""
-    ax = new_axes(3.2, "Layers taken over, up to", "Test accuracy", y="percent")
+    ax = new_axes(2.8, "Layers taken over, up to", "Test accuracy", y="percent")
     for way, style in styles_of(accuracy).items():
         _band(ax, range(len(accuracy[way])), _bounds(accuracy[way].values()), style)
-        ax.set_xticks(range(len(accuracy[way])), accuracy[way])
+        ax.set_xticks(range(len(accuracy[way])), [k.replace(" ", "\n") for k in accuracy[way]])
     return label_ends(ax)
 
 
@@ -459,12 +468,9 @@ def _draw_ranges(ax, curves, **more):
     """A line for each arm, {arm: (xs (n,), runs (runs, n))}: the runs' mean, and a band from the
     least to the largest."""
     for arm, style in styles_of(curves).items():
-        _band(ax, curves[arm][0], _range(curves[arm][1]), style | more)
-
-
-def _range(runs):
-    """Mean, least and largest over the first axis of (runs, n), (3, n)."""
-    return np.array([function(runs, axis=0) for function in (np.mean, np.min, np.max)])
+        xs, runs = curves[arm]
+        values = np.array([function(runs, axis=0) for function in (np.mean, np.min, np.max)])
+        _band(ax, xs, values, style | more)
 
 
 def _band(ax, x, values, style):
@@ -475,20 +481,26 @@ def _band(ax, x, values, style):
 
 
 def label_ends(ax):
-    """Each line's label right of the axes, level with its end or as near as the others allow;
-    returns the figure."""
+    """Each line's label right of the axes, level with its end or as near as the others allow, or
+    beside its end where that lies so far left that others would be crossed; returns the figure."""
     lines = [line for line in ax.lines if not line.get_label().startswith("_")]
-    labels = [textwrap.fill(line.get_label(), 16) for line in lines]
+    labels = [textwrap.fill(line.get_label(), 14) for line in lines]
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the labels' places hold for these only
     ends = np.array([line.get_xydata()[-1] for line in lines])
-    places = (ax.transData - ax.transAxes).transform(ends)[:, 1]
+    across, places = (ax.transData - ax.transAxes).transform(ends).T
     line_height = 1.3 * matplotlib.rcParams["font.size"] / 72 * ax.figure.dpi
     heights = line_height * np.array([label.count("\n") + 1 for label in labels])
-    places = _spread(places, heights / ax.get_window_extent().height)
-    for line, label, end, place in zip(lines, labels, ends, places, strict=True):
+    right = across >= 0.7
+    places[right] = _spread(places[right], heights[right] / ax.get_window_extent().height)
+    for i, line in enumerate(lines):
         look = {"va": "center", "color": line.get_color()}
         leader = {"arrowstyle": "-", "relpos": (0, 0.5), "color": line.get_color()}
-        ax.annotate(label, end, (1.05, place), "data", "axes fraction", leader, **look)
+        if right[i]:
+            place = 1.05, places[i]
+            ax.annotate(labels[i], ends[i], place, "data", "axes fraction", leader, **look)
+        else:
+            look["bbox"] = {"fc": "w", "ec": "none", "alpha": 0.8, "pad": 1}
+            note(ax, labels[i], ends[i], (8, 0), **look)
     return ax.figure
 
 
@@ -534,15 +546,12 @@ def _show(ax, image, title="", **drawn):
 
 
 def _size_ticks(ax, sizes, others):
-    """A log axis with a tick at each size, some of them labelled, and `others` {place: label}."""
-    labels, last, apart = dict(others), 0, (sizes[-1] / sizes[0]) ** (1 / 8)  # or they would touch
-    for size in sizes:
-        if size >= apart * last:
-            labels[size], last = f"{size:,.0f}", size
+    """A log axis with a tick and a label at each size, and at `others` {place: label}."""
+    labels = others | {size: f"{size:,.0f}" for size in sizes}
     ax.set_xscale("log")
     ax.set_xticks(list(labels), labels.values())
     ax.set_xticks(sizes, [], minor=True)
 
 
-def _percent(value, digits=1):
-    return f"{100 * value:.{digits}f} %"
+def _percent(value):
+    return f"{100 * value:.1f} %"

@@ -11,7 +11,6 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from IPython.display import HTML, Markdown, display, publish_display_data
-from markupsafe import Markup
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -46,12 +45,12 @@ def figure(
     _show("figure", **texts, **given)
 
 
-def _inline(svg: bytes) -> dict[str, Markup]:
+def _inline(svg: bytes) -> dict[str, str]:
     """A drawing's view box, and what it consists of, whose names no other on the page has."""
     text, names = svg.decode(), hashlib.sha256(svg).hexdigest()[:8]
     parts = re.sub(r'( id="|="#|url\(#)', rf"\g<1>d{names}-", text.partition("</metadata>")[2])
     box = re.search(r'viewBox="([\d. ]+)"', text)[1]
-    return {"box": box, "parts": Markup(parts.removesuffix("</svg>\n"))}
+    return {"box": box, "parts": parts.removesuffix("</svg>\n")}
 
 
 def _base64(content: bytes) -> str:

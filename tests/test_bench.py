@@ -192,8 +192,11 @@ def test_race_draws_every_run_and_names_each_racer_once():
         "peer": [([5, 9], [0.1, 0.02])],
     }
     ax = figures.race(curves).axes[0]
-    assert [list(line.get_ydata()) for line in ax.lines] == [[0.1, 0.01], [0.2, 1e-4], [0.1, 0.02]]
-    assert [text.get_text() for text in ax.texts] == ["ours", "peer"]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.2, 1e-4], [0.1, 0.01], [0.1, 0.02]]
+    assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {
+        "ours": (3, 1e-4),
+        "peer": (9, 0.02),
+    }
 
 
 def test_shapes_join_the_efficient_networks_from_the_smallest_on():

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from playwright.sync_api import Error, sync_playwright
 from scipy import special
 
-from midas_lib import analysis, config, data, images, inference, pad, pages, show
+from midas_lib import analysis, config, data, images, inference, pad, pages, plots, show
 from midas_lib.config import Preprocessing
 
 EXECUTED = Path(pages.__file__).parent.parent / "executed"
@@ -222,7 +222,7 @@ def test_the_numbers_of_a_point_by_pointer_tap_and_keys(visit, write, monkeypatc
     ax.set(ylim=(0, 100), xlim=(0, 2), xlabel="Step (log scale)", ylabel="Loss (nats)")
     html = shown(monkeypatch, show.figure, fig, "a line with three points", "A line")
     page = visit(write(html), has_touch=True)
-    image, note = page.locator("figure img").bounding_box(), page.locator(".note")
+    image, note = page.locator("figure svg").bounding_box(), page.locator(".note")
     left, bottom, width, height = ax.get_position().bounds
     box = fig.get_tightbbox().padded(0.1)
 
@@ -250,6 +250,20 @@ def test_the_numbers_of_a_point_by_pointer_tap_and_keys(visit, write, monkeypatc
     assert "arrow keys" in page.locator("figcaption").inner_text()
 
 
+def test_a_figure_fits_a_phone_and_has_its_caption_beside_it_at_a_desk(visit, write, monkeypatch):
+    layers = {"picture": ((28, 28, 1), 0), "scores": ((10,), 20490)}
+    path = write(shown(monkeypatch, show.figure, plots.network_strip(layers), "layers", "Layers"))
+    phone, desk = visit(path, PHONE), visit(path, DESKTOP)
+    size = "t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a"
+    assert min(phone.eval_on_selector_all("svg text", f"all => all.map({size})")) >= 10
+    box = phone.locator("figure > .scroll")
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    assert phone.locator("figcaption").bounding_box()["y"] > box.bounding_box()["y"] + 50
+    drawing, caption = (desk.locator(one).bounding_box() for one in ("svg", "figcaption"))
+    assert caption["x"] >= drawing["x"] + drawing["width"]
+    assert caption["y"] == pytest.approx(drawing["y"], abs=16)
+
+
 def test_a_cell_of_a_matrix_shows_what_is_behind_it(visit, write, monkeypatch):
     fig = Figure(figsize=(4, 3))
     ax = fig.subplots()
@@ -258,7 +272,7 @@ def test_a_cell_of_a_matrix_shows_what_is_behind_it(visit, write, monkeypatch):
     cells[3, 0] = ("d read as <a>", np.full((28, 28), 255, np.uint8))
     html = shown(monkeypatch, show.figure, fig, "a matrix of four classes", "A matrix", cells=cells)
     page = visit(write(html))
-    image, behind = page.locator("figure > img").first, page.locator("img.behind")
+    image, behind = page.locator("figure .scroll img"), page.locator("img.behind")
     box = fig.get_tightbbox().padded(0.1)
 
     def click(row, column):
@@ -276,6 +290,8 @@ def test_a_cell_of_a_matrix_shows_what_is_behind_it(visit, write, monkeypatch):
     assert not behind.is_visible()
     page.get_by_label("See the images behind a cell").select_option("d read as <a>")
     assert behind.get_attribute("alt") == "d read as <a>"
+    page.emulate_media(media="print")
+    assert not behind.is_visible()
 
 
 def test_a_failed_report_says_so_first(visit, tmp_path):

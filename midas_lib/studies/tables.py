@@ -21,10 +21,10 @@ def layers(network: Network, size: int, classes: int) -> dict[str, tuple[tuple[i
     for i, (channels, stride) in enumerate(zip(network.channels, network.strides, strict=True), 1):
         kernel, side = network.kernel if i == 1 else 3, -(-side // stride)
         weights = kernel**2 * before * channels + channels * (4 if network.normalised else 1)
-        found[f"conv {i}\n{kernel}×{kernel}, step {stride}"] = (side, side, channels), weights
+        found[f"conv {i}, {kernel}×{kernel}, step {stride}"] = (side, side, channels), weights
         before = channels
     side = {"max": -(-side // 2), "quarters": 2, "mean": 1}[network.pooling]
-    found[{"max": "largest\nof 2×2"}.get(network.pooling, "means")] = (side, side, before), 0
+    found[{"max": "largest of 2×2"}.get(network.pooling, "means")] = (side, side, before), 0
     found["scores"] = (classes,), (side * side * before + 1) * classes
     return found
 
