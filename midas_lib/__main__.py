@@ -14,7 +14,7 @@ from pathlib import Path
 from midas_lib import config
 from midas_lib.config import UserError
 
-NEED_CHECKOUT = ("report", "index", "pages", "badges")
+NEED_CHECKOUT = ("report", "index", "pages")
 DIGITS = set(config.DIGIT_NAMES)
 NETWORKS = {
     "characters": config.ROOT / "checkpoints" / "part1" / "model.keras",
@@ -81,16 +81,6 @@ def pages(args):
     from midas_lib import pages
 
     return _paths(pages.render_pages(args.profile))
-
-
-def badges(args):
-    from midas_lib import colab
-
-    repository = args.repository or colab.repository()
-    notebooks = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
-    for notebook in notebooks:
-        colab.add_badge(notebook, repository)
-    return _paths(notebooks)
 
 
 def runs(args):
