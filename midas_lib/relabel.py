@@ -20,8 +20,7 @@ def relabel(path: Path, reference: inference.Classifier | None = None) -> dict:
     learns from random weights; a label is the most probable class by its answer and the folder.
     Returns, JSON-ready: verdict, own_folder_rate, n, changed (labels that are not the folder),
     unsure (labels with a confidence below 0.9), labels ([{"file", "folder", "label",
-    "confidence"}]) and skipped. Raises `UserError` for any other verdict, telling why.
-    """
+    "confidence"}]) and skipped. Raises `UserError` for any other verdict, telling why."""
     filed = inference.read_folders(path, reference)
     found = audit.audit(filed.pictures, filed.folders, filed.answers)
     own = found.own_folder_rate.mean

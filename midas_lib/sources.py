@@ -83,8 +83,7 @@ def fetch(
 
     Raises `UserError` if an archive of the user's cannot be read, `mirror` is not there or holds no
     archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or a
-    `mirror` was named: neither is content with the stand-in.
-    """
+    `mirror` was named: neither is content with the stand-in."""
     config.check_profile(profile)
     folder, mirror = Path(data_dir or config.data_dir()), mirror or config.mirror()
     if mirror and mirror.startswith("file:"):
@@ -117,11 +116,9 @@ def read_members(path: str | Path, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def content_digest(name: str, folder: Path) -> str:
-    """Digest of what the archive `name` in `folder` holds, however it is packed.
-
-    SHA-256 (hex) of what `sha256sum` prints for the unpacked members, sorted by name, or for the
-    uncompressed idx files. Raises `UnreadableError`, as the functions that read do.
-    """
+    """Digest of what the archive `name` in `folder` holds, however it is packed. SHA-256 (hex) of
+    what `sha256sum` prints for the unpacked members, sorted by name, or for the uncompressed idx
+    files. Raises `UnreadableError`, as the functions that read do."""
     archive = ARCHIVES[name]
     if archive.members:
         contents = read_members(folder / archive.files[0], name)
