@@ -68,29 +68,25 @@ class Source:
 ARCHIVES = {name: Archive(**known) for name, known in config.read_table("archives").items()}
 
 
-def fetch(
-    name: str, *, data_dir=None, mirror=None, standin=None, profile="standard", urls=None
-) -> Source:
+def fetch(name: str, profile: str = "standard") -> Source:
     """Return the archive `name` ("characters", "mislabelled" or "mnist"), fetched if need be.
 
-    In order: the files in `data_dir`, `mirror` (a folder or base URL), `urls` ((provenance, URL)
-    pairs, by default `ARCHIVES`'), and the drawn stand-in, which goes to
-    `data_dir/standin/<profile>`; `standin=True` goes straight there. What is None comes from the
-    environment, see `config`. What `urls` give is taken only if it is the known content; other
-    content in `data_dir` or `mirror` is used with a warning. In these two, MNIST may have other
-    names, see `_adopt`. `<name>.source.json`, beside the files, notes provenance and digest, so a
-    file is verified once.
+    In order: the files in `config.data_dir`, `config.mirror`, the URLs of `ARCHIVES`, and the drawn
+    stand-in, which goes to `standin/<profile>` in the former; if `config.standin_wanted`, straight
+    to that. What the URLs give is taken only if it is the known content; other content in folder or
+    mirror is used with a warning. In these two, MNIST may have other names, see `_adopt`.
+    `<name>.source.json`, beside the files, notes provenance and digest: a file is verified once.
 
-    Raises `UserError` if an archive of the user's cannot be read, `mirror` is not there or holds no
-    archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or a
-    `mirror` was named: neither is content with the stand-in."""
+    Raises `UserError` if an archive of the user's cannot be read, the mirror is not there or holds
+    no archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or
+    there is a mirror: neither is content with the stand-in."""
     config.check_profile(profile)
-    folder, mirror = Path(data_dir or config.data_dir()), mirror or config.mirror()
+    folder, mirror = config.data_dir(), config.mirror()
     if mirror and mirror.startswith("file:"):
         mirror = urllib.request.url2pathname(urlsplit(mirror).path)
     places = [("mirror", mirror)] if mirror else []
-    places += ARCHIVES[name].urls if urls is None else urls
-    if not (config.standin_wanted() if standin is None else standin):
+    places += ARCHIVES[name].urls
+    if not config.standin_wanted():
         try:
             return _complete(name, folder, lambda staging: _find(name, places, mirror, staging))
         except UnavailableError as error:
