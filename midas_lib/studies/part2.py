@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,14 +13,7 @@ from midas_lib.analysis import Interval
 from midas_lib.config import Augmentation, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
-from midas_lib.studies.study import (
-    MnistStudy,
-    Run,
-    as_examples,
-    plan_for,
-    read_plans,
-    spoilt,
-)
+from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, read_plans, spoilt
 
 # What is compared: networks that begin with random weights, and with those of part 1's network
 # trained on its 400 digits. And what else of part 1 that network may be trained on, as controls.
@@ -46,43 +38,13 @@ SELF_TRAINING = vary(
     training__sharpening_start=0.0, training__balance=1.0,
 )  # fmt: skip
 CURVES = ("step", "val_accuracy", "loss")
-LAYERS = tuple(f"conv{i}" for i, _ in enumerate(MNIST.network.channels, 1))
 CUTS = ("fine-tuned", "frozen")  # what becomes of the layers that are taken over
+PLANS = read_plans(2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of part 2's study a profile runs."""
-
-    images: int | None = None  # of MNIST's training set; None: all
-    test_images: int | None = None
-    validation: int = 5000  # training images held out for curves and choices
-    budgets: tuple[int, ...] = (1, 2, 5, 10, 24)  # epochs
-    epochs: int = 5  # of them, that whose curves are compared
-    seeds: int = 5  # of each budget, and draws of few labels
-    side_seeds: int = 3  # of controls, and draws of whatever is run to check few labels
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)  # peaks, compared for each start
-    rate_epochs: int = 5
-    rate_seeds: int = 1
-    sizes: tuple[int, ...] = (10, 20, 50, 100, 300, 1000, 3000, 10_000)  # labelled images
-    few_steps: int = 2400  # up to 300 labels; with their root more, up to four times as many
-    few_rates: tuple[float, ...] = (5e-4, 1e-3)  # peaks beside part 1's, for half the steps
-    few_rate_sizes: tuple[int, ...] = (10, 100, 1000)
-    rehearsed_sizes: tuple[int, ...] = (10, 100)
-    unlabelled_sizes: tuple[int, ...] = (0, 10)  # labels that self-training begins with
-    unlabelled_images: int | None = None  # and goes on without; None: all
-    unlabelled_epochs: int = 3
-    pretraining_epochs: int = 120  # over the 62 classes; over fewer images as many steps
-    control_size: int = 100  # labels that controls learn from
-    copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))  # convolutions taken over
-    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
-
-    def steps(self, size: int) -> int:
-        """Training steps on so many labelled images."""
-        return round(self.few_steps * min(4.0, max(1.0, math.sqrt(size / 300))))
-
-
-PLANS = read_plans(2, Plan)
+def steps_for(size: int, few_steps: int) -> int:
+    """Training steps on so many labelled images, `few_steps` on up to 300."""
+    return round(few_steps * min(4.0, max(1.0, math.sqrt(size / 300))))
 
 
 def load(profile: str) -> dict[str, ImageDataset]:
@@ -95,13 +57,9 @@ def load(profile: str) -> dict[str, ImageDataset]:
 
 
 def run(
-    profile: str,
-    *,
-    seeds: int | None = None,
-    sizes: str | None = None,
-    jobs: int | None = None,
+    profile: str, *, seeds: int | None = None, sizes: str | None = None, jobs: int | None = None,
     fresh: bool = False,
-) -> Results:
+) -> Results:  # fmt: skip
     """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results.
 
     seeds: of each budget, and draws of few labels. sizes: numbers of labelled images, separated by
@@ -144,7 +102,7 @@ def run(
     return study.write("best", "test_accuracy", chosen_start=chosen, reached=reached, **more)
 
 
-def _plan(profile: str, seeds: int | None, sizes: str | None) -> Plan:
+def _plan(profile: str, seeds: int | None, sizes: str | None):
     plan = plan_for(PLANS, profile, seeds, "side_seeds")
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
@@ -158,7 +116,7 @@ class Part2(MnistStudy):
     for pre-training. train, validation: MNIST's training set, divided; everything: undivided. test:
     MNIST's. corrupted: the test pictures with each corruption."""
 
-    def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
+    def __init__(self, plan, profile: str, datasets: dict[str, ImageDataset], **options):
         super().__init__(2, profile, plan, datasets, **options)
         pictures, _ = images.preprocess(datasets["characters"].images, MNIST.preprocessing)
         self.characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
@@ -381,7 +339,7 @@ class Part2(MnistStudy):
         if rehearsed:
             examples = examples.join(repeated(self._pretraining("digits")))
         steps = max(1, len(examples.labels) // self.few.training.batch)
-        epochs = math.ceil(share * self.plan.steps(size) / steps)
+        epochs = math.ceil(share * steps_for(size, self.plan.few_steps) / steps)
         settings = vary(self.few, training__epochs=epochs, **changes)
         return self.declare(arm, draw, settings, examples, start=start, varies={"size": size})
 

@@ -347,10 +347,17 @@ def rebuild(outcome: Outcome, settings: Settings):
     return model
 
 
-def read_plans(part: int, plan: type) -> dict:
-    """Profile -> its plan: what plans.toml says, and for the rest what is published."""
-    changes = config.read_table("plans")[f"part{part}"]
-    return {profile: plan(**changes.get(profile, {})) for profile in config.PROFILES}
+def read_plans(part: int, plan: type | None = None) -> dict:
+    """Profile -> its plan, frozen: plans.toml's full one, or `plan`'s defaults, but for what the
+    profile has there; "all" stands for None."""
+    found = config.read_table("plans")[f"part{part}"]
+    full = found.get("full", {})
+    plan = plan or dataclasses.make_dataclass("Plan", full, frozen=True, kw_only=True)
+    given = {profile: full | found.get(profile, {}) for profile in config.PROFILES}
+    return {
+        profile: plan(**{name: None if value == "all" else value for name, value in one.items()})
+        for profile, one in given.items()
+    }
 
 
 def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
