@@ -285,8 +285,9 @@ def main(argv=None) -> int:
     args = _parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_: f"midas_lib: {config.printable(message)}\n"
     try:
-        if args.command in NEED_CHECKOUT:
-            config.require_checkout(args.command)
+        if args.command in NEED_CHECKOUT and not (config.ROOT / "notebooks").is_dir():
+            needed = f"a checkout of the project: there is no {config.ROOT}/notebooks"
+            raise UserError(f"{args.command} needs {needed}")
         if "profile" in args:
             config.check_profile(args.profile)
         with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is the answer's

@@ -7,6 +7,7 @@ ValueError.
 """
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -200,19 +201,14 @@ def _paired(a, b):
     return a, b
 
 
-class ReliabilityCurve(NamedTuple):
-    """Per bin of equal width over (0, 1]: mean confidence, accuracy, images; each (bins,)."""
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
+ReliabilityCurve = namedtuple("ReliabilityCurve", "confidence accuracy count")
 
 
 def reliability_curve(labels, probabilities, bins=15, even=False):
-    """Accuracy against confidence (the largest probability), binned; nan where a bin is empty. Bins
-    are as wide as each other and closed on the right, as in Guo et al. 2017, "On Calibration of
-    Modern Neural Networks", or, if `even`, hold as many examples each, but for one. Probabilities
-    outside [0, 1] (logarithms, say) raise ValueError."""
+    """Mean confidence (the largest probability), accuracy and images of each bin, (bins,) each; nan
+    where a bin is empty. Bins are as wide as each other and closed on the right, as in Guo et al.
+    2017, "On Calibration of Modern Neural Networks", or, if `even`, hold as many examples each, but
+    for one. Probabilities outside [0, 1] (logarithms, say) raise ValueError."""
     confidence = np.max(probabilities, axis=1).astype(float)
     if not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-4):
         raise ValueError("reliability needs probabilities between 0 and 1")
@@ -360,13 +356,6 @@ def steps_to(steps, values, threshold):
     below = np.flatnonzero(np.asarray(values) < threshold)
     first = below[-1] + 1 if len(below) else 0
     return float(steps[first]) if first < len(values) else np.inf
-
-
-def restricted_mean(times, horizon):
-    """Mean time, up to a horizon, of runs (n,) that are all followed until then; inf never arrives.
-    With the one censoring time that is the area under the Kaplan-Meier curve up to it (Royston &
-    Parmar 2013), as only runs that never arrive are censored. Student's t interval."""
-    return mean_interval(np.minimum(times, horizon))
 
 
 def ratio_interval(a, b):

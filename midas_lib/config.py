@@ -42,12 +42,6 @@ def from_caller(path: str | Path) -> Path:
     return here if here.exists() and not there.exists() else there
 
 
-def require_checkout(command: str) -> None:
-    """Raise `UserError` unless the library lies in a checkout of the project, with notebooks."""
-    if not (ROOT / "notebooks").is_dir():
-        raise UserError(f"{command} needs a checkout of the project: there is no {ROOT}/notebooks")
-
-
 def data_dir() -> Path:
     """Folder of the raw archives and the decoded cache (environment variable DATA_DIR)."""
     return from_caller(os.environ.get("DATA_DIR") or ROOT / "data").resolve()
