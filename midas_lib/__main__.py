@@ -47,10 +47,7 @@ def fetch(args):
     from midas_lib import sources
 
     found = [sources.fetch(name, profile=args.profile) for name in sources.ARCHIVES]
-    archives = [
-        {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
-        for a in found
-    ]
+    archives = [vars(a) | {"paths": list(map(str, a.paths))} for a in found]
     rows = ((a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found)
     return {"archives": archives}, _columns([("archive", "source", "files"), *rows])
 

@@ -56,13 +56,13 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An archive at hand: its key, its files, where the content comes from ("original", "mirror",
-    "stand-in", or "unrecognised" where it is not the known one) and its digest."""
+    """An archive at hand: its key, where the content comes from ("original", "mirror", "stand-in",
+    or "unrecognised" where it is not the known one), its digest, and its files."""
 
     name: str
-    paths: tuple[Path, ...]
     source: str
     digest: str
+    paths: tuple[Path, ...]
 
 
 ARCHIVES = {name: Archive(**known) for name, known in config.read_table("archives").items()}

@@ -60,12 +60,10 @@ def run(
     profile: str, *, seeds: int | None = None, sizes: str | None = None, jobs: int | None = None,
     fresh: bool = False,
 ) -> Results:  # fmt: skip
-    """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results.
-
-    seeds: of each budget, and draws of few labels. sizes: numbers of labelled images, separated by
-    commas (defaults: the profile's). jobs, fresh: as in `study.Study`. Raises `UserError` for what
-    does not exist.
-    """
+    """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results. seeds: of
+    each budget, and draws of few labels. sizes: numbers of labelled images, separated by commas
+    (defaults: the profile's). jobs, fresh: as in `study.Study`. Raises `UserError` for what does
+    not exist."""
     plan = _plan(profile, seeds, sizes)
     study = Part2(plan, profile, load(profile), jobs=jobs, fresh=fresh)
     for size in plan.sizes:
@@ -195,11 +193,8 @@ class Part2(MnistStudy):
     def best_rates(self) -> dict[str, float]:
         """Start -> the peak rate with the best accuracy on the validation images; of equals the
         first. The rates are finished."""
-        found = {}
-        for start in STARTS:
-            tried = self.table[self.table["arm"] == f"rate/{start}"]
-            found[start] = tried.groupby("rate")["validation_accuracy"].mean().idxmax()
-        return found
+        reached = self.table.groupby(["arm", "rate"])["validation_accuracy"].mean()
+        return {start: reached[f"rate/{start}"].idxmax() for start in STARTS}
 
     def main(self, starts: dict, rates: dict[str, float]) -> dict[tuple[str, int, int], Run]:
         """(start, epochs, seed) -> training on MNIST, all else but the peak rate alike for one
