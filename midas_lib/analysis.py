@@ -86,23 +86,20 @@ class Interval:
         """With as many decimals as give half the interval's width two digits."""
         width = (self.high - self.low) / 2
         decimals = 1 - math.floor(math.log10(width)) if 0 < width < np.inf else 4
-        form = f",.{min(max(decimals, 0), 6)}f"
-        return f"{self.mean:{form}}{self._bounds(form)}, n = {self.n}"
+        return self._told(f",.{min(max(decimals, 0), 6)}f")
 
     def percent(self, digits=1):
         """An accuracy in words: '90.5 % [89.9, 91.1], n = 5'."""
-        form = f"z.{digits}f"  # z: no minus sign before what rounds to zero
-        return f"{100 * self.mean:{form}} %{self._bounds(form, 100)}, n = {self.n}"
+        return self._told(f"z.{digits}f", 100, " %")  # z: no minus sign before what rounds to zero
 
     def points(self, digits=1):
         """A difference of accuracies in words: '+1.2 points [+0.3, +2.1], n = 5'."""
-        form = f"+z.{digits}f"
-        return f"{100 * self.mean:{form}} points{self._bounds(form, 100)}, n = {self.n}"
+        return self._told(f"+z.{digits}f", 100, " points")
 
-    def _bounds(self, form, scale=1):
-        if np.isnan(self.low):
-            return ""
-        return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+    def _told(self, form, scale=1, unit=""):
+        mean, low, high = (f"{scale * end:{form}}" for end in (self.mean, self.low, self.high))
+        bounds = "" if np.isnan(self.low) else f" [{low}, {high}]"
+        return f"{mean}{unit}{bounds}, n = {self.n}"
 
 
 def mean_interval(values):
