@@ -340,16 +340,12 @@ def rebuild(outcome: Outcome, settings: Settings):
 
 
 def read_plans(part: int, plan: type | None = None) -> dict:
-    """Profile -> its plan, frozen: plans.toml's full one, or `plan`'s defaults, but for what the
-    profile has there; "all" stands for None."""
+    """Profile -> its plan, frozen: plans.toml's full one, where "all" stands for None, or `plan`'s
+    defaults, but for what the profile has there."""
     found = config.read_table("plans")[f"part{part}"]
-    full = found.get("full", {})
+    full = {name: None if v == "all" else v for name, v in found.pop("full", {}).items()}
     plan = plan or dataclasses.make_dataclass("Plan", full, frozen=True, kw_only=True)
-    given = {profile: full | found.get(profile, {}) for profile in config.PROFILES}
-    return {
-        profile: plan(**{name: None if value == "all" else value for name, value in one.items()})
-        for profile, one in given.items()
-    }
+    return {profile: plan(**full | found.get(profile, {})) for profile in config.PROFILES}
 
 
 def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
