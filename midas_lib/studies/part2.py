@@ -132,6 +132,8 @@ class Part2(MnistStudy):
     def _pretraining(self, name: str) -> Examples:
         """The pictures of part 1 that a start learns, with their labels from 0."""
         labels = self.characters.labels
+        if name == "characters":
+            return self.characters
         if name == "shuffled":  # each picture has some picture's label
             order = np.random.default_rng(0).permutation(len(labels))
             return dataclasses.replace(self.characters, labels=labels[order])
@@ -145,23 +147,17 @@ class Part2(MnistStudy):
         both = {"tests": tests, "measure": partial(self.zero_shot, tests=tests)}
         found = {}
         for name in (*STARTS, *CONTROLS):
+            examples = self.validation if name == "random" else self._pretraining(name)
+            share = 0 if name == "random" else len(self.characters.labels) / len(examples.labels)
+            epochs = round(self.plan.pretraining_epochs * share)
+            settings = vary(PRETRAINING, training__epochs=epochs, **self.plan.changes)
             for seed in self.seeds if name in STARTS else self.side_seeds:
-                arm, examples = f"start/{name}", self.validation
-                settings = vary(PRETRAINING, **self.plan.changes)
+                run = f"start/{name}", seed, settings
                 if name == "characters":
-                    settings = vary(settings, training__epochs=self.plan.pretraining_epochs)
-                    found[name, seed] = self.pretrained(arm, seed, settings, **both)
-                    continue
-                epochs = 0
-                if name != "random":
-                    examples = self._pretraining(name)
-                    share = len(self.characters.labels) / len(examples.labels)
-                    epochs = round(self.plan.pretraining_epochs * share)
-                settings = vary(settings, training__epochs=epochs)
-                classes = int(examples.labels.max()) + 1
-                found[name, seed] = self.declare(
-                    arm, seed, settings, examples, classes=classes, **both
-                )
+                    found[name, seed] = self.pretrained(*run, **both)
+                else:
+                    more = {"classes": int(examples.labels.max()) + 1} | both
+                    found[name, seed] = self.declare(*run, examples, **more)
         return found
 
     def _trained(self, arm, start, seed, settings, **more) -> Run:
