@@ -11,7 +11,7 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # What the user says reaches the shell in the environment alone, and as it was typed: no part of it
 # is a command to a shell, or a variable to make.
-GIVEN = PROFILE SEEDS JOBS FRESH PYTHON NETWORK CHECKPOINT TEST IMG DIR CSV REPOSITORY DATA_DIR MIRROR
+GIVEN = PROFILE SEEDS JOBS FRESH PYTHON NETWORK CHECKPOINT TEST IMG DIR CSV DATA_DIR MIRROR
 $(foreach name,$(GIVEN),$(if $(filter undefined,$(origin $(name))),,\
   $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
@@ -26,7 +26,7 @@ REPORT = $(MIDAS) report --profile "$$PROFILE" $(if $(SEEDS),--seeds "$$SEEDS") 
 READER = $(if $(NETWORK),--network="$$NETWORK") $(if $(CHECKPOINT),--checkpoint="$$CHECKPOINT")
 
 .DEFAULT_GOAL := help
-.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit relabel lab badges \
+.PHONY: help env data reports part1 part2 part3 pages bench evaluate predict audit relabel lab \
   test fuzz faults lint clean
 
 help: ## this list
@@ -125,10 +125,6 @@ predict: env ## read characters: IMG="image ..." [NETWORK=digits]
 lab: env ## open the notebooks in Jupyter
 	@echo "==> starting Jupyter" >&2
 	@PYTHONPATH="$$PWD" $(PYTHON_HERE) -m jupyterlab --notebook-dir=notebooks $(ARGS)
-
-badges: env ## put a badge that opens it in Google Colab on each notebook: [REPOSITORY=owner/name]
-	@echo "==> putting badges on the notebooks" >&2
-	@$(MIDAS) badges $(if $(REPOSITORY),--repository="$$REPOSITORY")
 
 test: env ## run the tests, side by side on all cores
 	@echo "==> running the tests" >&2

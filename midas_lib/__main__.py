@@ -14,7 +14,7 @@ from pathlib import Path
 from midas_lib import config
 from midas_lib.config import UserError
 
-NEED_CHECKOUT = ("report", "index", "pages", "badges")
+NEED_CHECKOUT = ("report", "index", "pages")
 DIGITS = set(config.DIGIT_NAMES)
 NETWORKS = {
     "characters": config.ROOT / "checkpoints" / "part1" / "model.keras",
@@ -47,10 +47,7 @@ def fetch(args):
     from midas_lib import sources
 
     found = [sources.fetch(name, profile=args.profile) for name in sources.ARCHIVES]
-    archives = [
-        {"name": a.name, "source": a.source, "digest": a.digest, "paths": list(map(str, a.paths))}
-        for a in found
-    ]
+    archives = [vars(a) | {"paths": list(map(str, a.paths))} for a in found]
     rows = ((a.name, a.source, ", ".join(path.name for path in a.paths)) for a in found)
     return {"archives": archives}, _columns([("archive", "source", "files"), *rows])
 
@@ -81,16 +78,6 @@ def pages(args):
     from midas_lib import pages
 
     return _paths(pages.render_pages(args.profile))
-
-
-def badges(args):
-    from midas_lib import colab
-
-    repository = args.repository or colab.repository()
-    notebooks = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
-    for notebook in notebooks:
-        colab.add_badge(notebook, repository)
-    return _paths(notebooks)
 
 
 def runs(args):
@@ -295,8 +282,9 @@ def main(argv=None) -> int:
     args = _parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_: f"midas_lib: {config.printable(message)}\n"
     try:
-        if args.command in NEED_CHECKOUT:
-            config.require_checkout(args.command)
+        if args.command in NEED_CHECKOUT and not (config.ROOT / "notebooks").is_dir():
+            needed = f"a checkout of the project: there is no {config.ROOT}/notebooks"
+            raise UserError(f"{args.command} needs {needed}")
         if "profile" in args:
             config.check_profile(args.profile)
         with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is the answer's

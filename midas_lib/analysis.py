@@ -7,6 +7,7 @@ ValueError.
 """
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,12 +34,9 @@ def case_groups(class_names):
 
 
 def merge_groups(class_names, merges, groups):
-    """Group id of each class after joining the characters of each string in `merges`.
-
-    The whole `groups`, int (classes,), of these characters are joined: "1Il" on top of
-    `case_groups` makes one group of 1, I, i, L and l. A character that is no class raises
-    ValueError.
-    """
+    """Group id of each class after joining the characters of each string in `merges`. The whole
+    `groups`, int (classes,), of these characters are joined: "1Il" on top of `case_groups` makes
+    one group of 1, I, i, L and l. A character that is no class raises ValueError."""
     groups = np.array(groups)
     for characters in merges:
         joined = groups[[tuple(class_names).index(character) for character in characters]]
@@ -58,10 +56,8 @@ def per_group_accuracy(correct, groups):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, its 95 % confidence interval and the number `n` of independent units it rests on.
-
-    The bounds are nan where no interval can be given (fewer than two units).
-    """
+    """A mean, its 95 % confidence interval and the number `n` of independent units it rests on. The
+    bounds are nan where no interval can be given (fewer than two units)."""
 
     mean: float
     low: float
@@ -90,23 +86,20 @@ class Interval:
         """With as many decimals as give half the interval's width two digits."""
         width = (self.high - self.low) / 2
         decimals = 1 - math.floor(math.log10(width)) if 0 < width < np.inf else 4
-        form = f",.{min(max(decimals, 0), 6)}f"
-        return f"{self.mean:{form}}{self._bounds(form)}, n = {self.n}"
+        return self._told(f",.{min(max(decimals, 0), 6)}f")
 
     def percent(self, digits=1):
         """An accuracy in words: '90.5 % [89.9, 91.1], n = 5'."""
-        form = f"z.{digits}f"  # z: no minus sign before what rounds to zero
-        return f"{100 * self.mean:{form}} %{self._bounds(form, 100)}, n = {self.n}"
+        return self._told(f"z.{digits}f", 100, " %")  # z: no minus sign before what rounds to zero
 
     def points(self, digits=1):
         """A difference of accuracies in words: '+1.2 points [+0.3, +2.1], n = 5'."""
-        form = f"+z.{digits}f"
-        return f"{100 * self.mean:{form}} points{self._bounds(form, 100)}, n = {self.n}"
+        return self._told(f"+z.{digits}f", 100, " points")
 
-    def _bounds(self, form, scale=1):
-        if np.isnan(self.low):
-            return ""
-        return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+    def _told(self, form, scale=1, unit=""):
+        mean, low, high = (f"{scale * end:{form}}" for end in (self.mean, self.low, self.high))
+        bounds = "" if np.isnan(self.low) else f" [{low}, {high}]"
+        return f"{mean}{unit}{bounds}, n = {self.n}"
 
 
 def mean_interval(values):
@@ -145,13 +138,11 @@ def even_split(counts):
 
 def cluster_interval(correct, clusters):
     """Mean of `correct` with an interval that holds when images of one cluster are correlated.
-
     `correct` is (n,), one value per image: average repeated predictions of an image first.
     `clusters` is (n,), e.g. the writer. The variance is the cluster-robust (sandwich) one of a
     mean, with Student's t at clusters - 1 degrees of freedom (Cameron & Miller 2015, "A
     Practitioner's Guide to Cluster-Robust Inference"). The result's `n` counts clusters; with one
-    image to a cluster this is the plain t interval.
-    """
+    image to a cluster this is the plain t interval."""
     index = np.unique(clusters, return_inverse=True)[1]
     correct, _ = _paired(correct, index)
     mean = float(correct.mean())
@@ -165,13 +156,11 @@ def cluster_interval(correct, clusters):
 
 
 def crossed_interval(values, networks):
-    """Mean of values (passes, images), with its interval and the p-value of a mean of zero.
-
-    In each pass one of some networks reads an image; networks, of the same shape, tells which.
-    Values of one image and values of one network are correlated: the variance is two-way
-    cluster-robust (Cameron, Gelbach & Miller 2011, equation 2.12), with Student's t at
-    Satterthwaite's degrees of freedom. The result's `n` counts images.
-    """
+    """Mean of values (passes, images), with its interval and the p-value of a mean of zero. In each
+    pass one of some networks reads an image; networks, of the same shape, tells which. Values of
+    one image and values of one network are correlated: the variance is two-way cluster-robust
+    (Cameron, Gelbach & Miller 2011, equation 2.12), with Student's t at Satterthwaite's degrees of
+    freedom. The result's `n` counts images."""
     values = np.asarray(values, float)
     mean, n, total = float(values.mean()), values.shape[1], values.size
     residual = values - mean
@@ -209,21 +198,14 @@ def _paired(a, b):
     return a, b
 
 
-class ReliabilityCurve(NamedTuple):
-    """Per bin of equal width over (0, 1]: mean confidence, accuracy, images; each (bins,)."""
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
+ReliabilityCurve = namedtuple("ReliabilityCurve", "confidence accuracy count")
 
 
 def reliability_curve(labels, probabilities, bins=15, even=False):
-    """Accuracy against confidence (the largest probability), binned; nan where a bin is empty.
-
-    Bins are as wide as each other and closed on the right, as in Guo et al. 2017, "On Calibration
-    of Modern Neural Networks", or, if `even`, hold as many examples each, but for one.
-    Probabilities outside [0, 1] (logarithms, say) raise ValueError.
-    """
+    """Mean confidence (the largest probability), accuracy and images of each bin, (bins,) each; nan
+    where a bin is empty. Bins are as wide as each other and closed on the right, as in Guo et al.
+    2017, "On Calibration of Modern Neural Networks", or, if `even`, hold as many examples each, but
+    for one. Probabilities outside [0, 1] (logarithms, say) raise ValueError."""
     confidence = np.max(probabilities, axis=1).astype(float)
     if not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-4):
         raise ValueError("reliability needs probabilities between 0 and 1")
@@ -258,11 +240,9 @@ def apply_temperature(log_probabilities, t):
 
 
 def fit_temperature(labels, log_probabilities):
-    """The temperature in [0.05, 20] of least negative log-likelihood (Guo et al. 2017).
-
-    Fit it on images that neither trained the network nor are scored with it. Infinite
-    log-probabilities raise ValueError: put a floor under the probabilities first.
-    """
+    """The temperature in [0.05, 20] of least negative log-likelihood (Guo et al. 2017). Fit it on
+    images that neither trained the network nor are scored with it. Infinite log-probabilities raise
+    ValueError: put a floor under the probabilities first."""
     if not np.isfinite(log_probabilities).all():
         raise ValueError("the temperature needs finite log-probabilities")
 
@@ -279,10 +259,8 @@ def confusion(labels, predictions, classes):
 
 def most_confused(matrix, class_names, count):
     """The `count` pairs confused most, [(name, name, errors in both directions), ...], sorted.
-
-    `matrix` is (classes, classes) as from `confusion`; pairs never confused are left out, ties
-    stay in class order.
-    """
+    `matrix` is (classes, classes) as from `confusion`; pairs never confused are left out, ties stay
+    in class order."""
     both = np.triu(np.asarray(matrix) + np.transpose(matrix), 1)
     order = np.argsort(-both, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
@@ -291,11 +269,9 @@ def most_confused(matrix, class_names, count):
 
 def class_likelihood(geometry, labels, classes):
     """Each class's Gaussian log-likelihood of the geometry, up to a constant, as a linear layer.
-
     Class means and one covariance shared by all (linear discriminant analysis, Hastie et al. 2009,
     section 4.3). geometry: (n, d). Returns kernel (d, classes) and bias (classes,). Every class
-    must have an example.
-    """
+    must have an example."""
     geometry, labels = np.asarray(geometry, float), np.asarray(labels)
     means = np.stack([geometry[labels == c].mean(0) for c in range(classes)])
     residual = geometry - means[labels]
@@ -312,8 +288,7 @@ def remove_writer_offsets(geometry, labels, writers, known, shrinkage=0.5, round
     shrunk towards 0 as if `shrinkage` more examples had none (a random-effects estimate); a known
     example's own distance is left out of the offset applied to it, so that known and unknown
     examples are treated alike. Which classes a writer has contributed enters only through those
-    means. Class means and offsets are estimated in turn, `rounds` times. Returns (n, d).
-    """
+    means. Class means and offsets are estimated in turn, `rounds` times. Returns (n, d)."""
     geometry, offsets = pd.DataFrame(np.asarray(geometry, float)), 0.0
     known = pd.Series(known, dtype=bool)
     others = known.groupby(writers).transform("sum") - known
@@ -350,14 +325,12 @@ def hands(geometry, labels, writers, classes):
 
 
 def one_hand(logs, geometry, hands, weight, rounds=10):
-    """Log-probabilities (n, classes), up to a constant an image, of images by one writer.
-
-    logs: of the pictures alone, (n, classes). geometry: (n, d), whose log-likelihood counts by
-    `weight`. The writer's offset from the class means is normal with covariance `hands.between`;
-    its posterior and the classes' are found in turn (expectation maximisation, Dempster et al.
-    1977), from these images alone: no label is asked for. An image is judged by the offset that the
-    others tell, so that its own evidence counts once.
-    """
+    """Log-probabilities (n, classes), up to a constant an image, of images by one writer. logs: of
+    the pictures alone, (n, classes). geometry: (n, d), whose log-likelihood counts by `weight`. The
+    writer's offset from the class means is normal with covariance `hands.between`; its posterior
+    and the classes' are found in turn (expectation maximisation, Dempster et al. 1977), from these
+    images alone: no label is asked for. An image is judged by the offset that the others tell, so
+    that its own evidence counts once."""
     away = np.asarray(geometry, float)[:, None] - hands.means
     precision = np.linalg.inv(hands.within)
     posterior = np.linalg.inv(np.linalg.inv(hands.between) + (len(logs) - 1) * precision)
@@ -382,20 +355,9 @@ def steps_to(steps, values, threshold):
     return float(steps[first]) if first < len(values) else np.inf
 
 
-def restricted_mean(times, horizon):
-    """Mean time, up to a horizon, of runs (n,) that are all followed until then; inf never arrives.
-
-    With the one censoring time that is the area under the Kaplan-Meier curve up to it (Royston &
-    Parmar 2013), as only runs that never arrive are censored. Student's t interval.
-    """
-    return mean_interval(np.minimum(times, horizon))
-
-
 def ratio_interval(a, b):
     """Geometric mean of the paired ratios a / b, (n,) each, with a t interval on their logarithms.
-
-    Raises ValueError for values that are not positive.
-    """
+    Raises ValueError for values that are not positive."""
     if not (np.greater(a, 0).all() and np.greater(b, 0).all()):
         raise ValueError("ratios need positive values")
     logs = paired_interval(np.log(a), np.log(b))
@@ -403,11 +365,9 @@ def ratio_interval(a, b):
 
 
 def labels_needed(sizes, accuracies, wanted):
-    """How many labels give the accuracy `wanted`, by accuracies (s,) at increasing sizes (s,).
-
-    The error is taken as falling, its logarithm and that of the size joined by straight lines; inf
-    where even the largest size is worse, the smallest where it is already as good.
-    """
+    """How many labels give the accuracy `wanted`, by accuracies (s,) at increasing sizes (s,). The
+    error is taken as falling, its logarithm and that of the size joined by straight lines; inf
+    where even the largest size is worse, the smallest where it is already as good."""
     error = np.minimum.accumulate(1 - np.asarray(accuracies))
     if 1 - wanted < error[-1] - 1e-9:  # rounding must not turn a tie into a lower bound
         return np.inf
@@ -416,13 +376,11 @@ def labels_needed(sizes, accuracies, wanted):
 
 
 def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
-    """k such that `other` with `size` labels is as good as the baseline with k times `size`.
-
-    sizes: (s,) increasing; baseline, other: accuracies (rows, s), paired by row, such as a draw of
-    the labels; `labels_needed` of the baseline's mean. Percentile interval of the bootstrap over
-    rows (Efron & Tibshirani 1993, chapter 13); nan bounds for a single row. Raises ValueError where
-    the rows do not pair.
-    """
+    """k such that `other` with `size` labels is as good as the baseline with k times `size`. sizes:
+    (s,) increasing; baseline, other: accuracies (rows, s), paired by row, such as a draw of the
+    labels; `labels_needed` of the baseline's mean. Percentile interval of the bootstrap over rows
+    (Efron & Tibshirani 1993, chapter 13); nan bounds for a single row. Raises ValueError where the
+    rows do not pair."""
     sizes, baseline, other = np.asarray(sizes, float), np.asarray(baseline), np.asarray(other)
     if baseline.shape != other.shape:
         raise ValueError(f"accuracies {baseline.shape} and {other.shape} are not paired by row")
@@ -442,10 +400,8 @@ def label_factor(sizes, baseline, other, size, draws=2000, seed=0):
 
 
 def linear_cka(x, y):
-    """Linear centred kernel alignment of two feature matrices, (n, p) and (n, q), in [0, 1].
-
-    1 means equal up to rotation and scale (Kornblith et al. 2019, section 3).
-    """
+    """Linear centred kernel alignment of two feature matrices, (n, p) and (n, q), in [0, 1]. 1
+    means equal up to rotation and scale (Kornblith et al. 2019, section 3)."""
     x, y = (np.asarray(features, float) - np.mean(features, axis=0) for features in (x, y))
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
     return float(np.linalg.norm(y.T @ x) ** 2 / norms)

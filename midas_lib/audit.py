@@ -31,14 +31,12 @@ ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found, of K classes.
-
-    verdict: one of `ADVICE`'s keys. reason: the sentence behind it. own_folder_rate: share of the
-    settled images that lie in their own class' folder (Wilson interval). counts: settled images,
-    (K, K), rows their class, columns their folder; transition, low, high: the same as shares of
-    the row, with Wilson intervals. evidence: further numbers, JSON-ready. classes: the class found
-    for each image, (n,); settled: whether its neighbours, and the reference, agree on it, (n,).
-    """
+    """What was found, of K classes. verdict: one of `ADVICE`'s keys. reason: the sentence behind
+    it. own_folder_rate: share of the settled images that lie in their own class' folder (Wilson
+    interval). counts: settled images, (K, K), rows their class, columns their folder; transition,
+    low, high: the same as shares of the row, with Wilson intervals. evidence: further numbers,
+    JSON-ready. classes: the class found for each image, (n,); settled: whether its neighbours, and
+    the reference, agree on it, (n,)."""
 
     verdict: str
     reason: str
@@ -74,8 +72,7 @@ def audit(
     Zhu et al. 2021), and the reference agrees. The settled images' folders give the transition
     matrix. Without one, classes are named after the folder that most of their images lie in
     or, where none holds many, the one that fewest do. Raises `ValueError` for arrays that do not
-    fit these descriptions.
-    """
+    fit these descriptions."""
     folders = np.asarray(folders)
     sizes = np.bincount(folders)
     classes = len(sizes)

@@ -7,12 +7,10 @@ from midas_lib.config import Augmentation
 
 
 def warp(images: tf.Tensor, seed: tf.Tensor, settings: Augmentation) -> tf.Tensor:
-    """Warp every picture of a batch its own way (Simard et al. 2003, section 2).
-
-    images: float32 (n, size, size, 1), black paper, which also fills what comes in from outside.
-    seed: int32 (2,); the same seed gives the same warps. Returns the same shape, bilinearly
-    sampled. With every range at zero it is the identity.
-    """
+    """Warp every picture of a batch its own way (Simard et al. 2003, section 2). images: float32
+    (n, size, size, 1), black paper, which also fills what comes in from outside. seed: int32 (2,);
+    the same seed gives the same warps. Returns the same shape, bilinearly sampled. With every range
+    at zero it is the identity."""
     count, size = tf.shape(images)[0], images.shape[1]
     u = tf.random.stateless_uniform((6, count), seed, -1.0, 1.0)
     angle = u[0] * settings.rotation * (np.pi / 180)
@@ -46,9 +44,7 @@ def warp(images: tf.Tensor, seed: tf.Tensor, settings: Augmentation) -> tf.Tenso
 
 def thicken(images: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Mix pictures with themselves dilated (amount over 0) or eroded (under 0) by one pixel.
-
-    images: float32 (n, size, size, 1). amount: in [-1, 1], broadcast; 0 is the identity.
-    """
+    images: float32 (n, size, size, 1). amount: in [-1, 1], broadcast; 0 is the identity."""
     dilated = tf.nn.max_pool2d(images, 3, 1, "SAME")
     eroded = -tf.nn.max_pool2d(-images, 3, 1, "SAME")
     return images + tf.abs(amount) * (tf.where(amount > 0, dilated, eroded) - images)

@@ -42,12 +42,6 @@ def from_caller(path: str | Path) -> Path:
     return here if here.exists() and not there.exists() else there
 
 
-def require_checkout(command: str) -> None:
-    """Raise `UserError` unless the library lies in a checkout of the project, with notebooks."""
-    if not (ROOT / "notebooks").is_dir():
-        raise UserError(f"{command} needs a checkout of the project: there is no {ROOT}/notebooks")
-
-
 def data_dir() -> Path:
     """Folder of the raw archives and the decoded cache (environment variable DATA_DIR)."""
     return from_caller(os.environ.get("DATA_DIR") or ROOT / "data").resolve()
@@ -90,13 +84,11 @@ def digest(settings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a scan becomes the network's input, a square of `size` pixels a side.
-
-    mode: "crop" brings the glyph's bounding box, with `margin` (a share of its longer side) on
-    every side, to the square; "scale" centres the glyph and keeps its size; "canvas" keeps size and
-    place; "mnist" brings the bounding box to 20 of 28 parts of the square and the ink's centre of
-    mass to its centre (LeCun et al. 1998, section III-A).
-    """
+    """How a scan becomes the network's input, a square of `size` pixels a side. mode: "crop" brings
+    the glyph's bounding box, with `margin` (a share of its longer side) on every side, to the
+    square; "scale" centres the glyph and keeps its size; "canvas" keeps size and place; "mnist"
+    brings the bounding box to 20 of 28 parts of the square and the ink's centre of mass to its
+    centre (LeCun et al. 1998, section III-A)."""
 
     mode: str = "mnist"
     size: int = 28
@@ -112,11 +104,10 @@ class Preprocessing:
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Random changes to a training picture; each number is the half-width of a uniform range.
-
     rotation: degrees. scale, aspect: log of the factor. shear: slope. shift: share of the side.
     elastic: standard deviation, in pixels, of a smooth displacement. thickness: up to which share
-    strokes go towards the picture dilated or eroded by a pixel. mixup: weight of a second picture.
-    """
+    strokes go towards the picture dilated or eroded by a pixel. mixup: weight of a second
+    picture."""
 
     rotation: float = 15.0
     scale: float = 0.2
@@ -133,8 +124,7 @@ class Network:
     """Shape of `model.build_cnn`. channels, strides: of its convolutions, from the input. kernel:
     side of the first one's kernels. normalised: whether each is followed by batch normalisation.
     pooling: what is left of the last one's places, the "max" of every 2x2, the means of four
-    "quarters", or the "mean" of all. dropout: share before the last layer.
-    """
+    "quarters", or the "mean" of all. dropout: share before the last layer."""
 
     channels: tuple[int, ...] = (32, 64, 96, 128)
     strides: tuple[int, ...] = (2, 2, 1, 1)
@@ -162,8 +152,7 @@ class Training:
     end with, growing from 1 after the share `sharpening_start` of the steps. balance: weight of
     `losses.imbalance` until then, falling to 0 as the exponent grows. reestimated: whether the
     statistics of batch normalisation that the result uses are those of plain training pictures, see
-    `train.reestimate`, and not the moving averages over augmented batches.
-    """
+    `train.reestimate`, and not the moving averages over augmented batches."""
 
     epochs: int = 120
     batch: int = 64

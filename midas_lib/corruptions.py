@@ -33,13 +33,9 @@ CORRUPTIONS = {
 
 
 def corrupt(images: np.ndarray, name: str, seed: int = 0) -> np.ndarray:
-    """Spoil uint8 pictures (n, height, width), bright ink on black; the same way at every call.
-
-    shift: 3 pixels straight or 2 each way diagonally, one of 8 directions. rotation: 25 degrees
-    either way. scale: to 0.7. blur: Gaussian, 1.2 pixels. noise: Gaussian, 60 of 255. thinner,
-    thicker strokes: eroded or dilated by a square of 2 pixels. low contrast: ink at 40 %.
-    Raises ValueError for another name.
-    """
+    """Spoil uint8 pictures (n, height, width), bright ink on black, by one of `CORRUPTIONS`
+    (lengths in pixels, angles in degrees); the same way at every call. Raises ValueError for
+    another name."""
     if name not in CORRUPTIONS:
         raise ValueError(f"corruption {name!r}: choose one of {', '.join(CORRUPTIONS)}")
     rng = np.random.default_rng(seed)

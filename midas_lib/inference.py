@@ -189,8 +189,7 @@ def evaluate(classifier: Classifier, path, hands: bool = False) -> dict:
     n, predictions and skipped. hands: whether all images of one writer, whom the last number in a
     file's name tells, are also read together: then each prediction has a "hand_label", and "hands"
     holds writers, accuracy and accuracy_interval. Raises `UserError` when nothing can be read, or
-    the checkpoint or a name does not tell of hands.
-    """
+    the checkpoint or a name does not tell of hands."""
     from midas_lib import data  # with what it imports, half a second that one picture need not wait
 
     if hands and classifier.hands is None:
@@ -256,13 +255,11 @@ class Filed:
 
 
 def read_folders(path, reference: Classifier | None = None, limit: int | None = None) -> Filed:
-    """The pictures of a folder or zip with one folder for each class.
-
-    Where all folders name characters, see `data.class_folders`, those are the classes; else a class
-    is what the folder is called. reference: answers beside the folders, if it knows the classes.
-    limit: images looked at, drawn at random; None for all. Raises `UserError` for an image in no
-    folder, a folder without images, a class with too few, or fewer than three classes.
-    """
+    """The pictures of a folder or zip with one folder for each class. Where all folders name
+    characters, see `data.class_folders`, those are the classes; else a class is what the folder is
+    called. reference: answers beside the folders, if it knows the classes. limit: images looked at,
+    drawn at random; None for all. Raises `UserError` for an image in no folder, a folder without
+    images, a class with too few, or fewer than three classes."""
     from midas_lib import audit, data
 
     path, skipped, names, pictures, answers = Path(path), [], [], [], []

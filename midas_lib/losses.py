@@ -50,8 +50,7 @@ def proden(targets, logits, leak: float = 0.0, sharpening: float = 1.0):
     cross-entropy against one soft target, through which no gradient flows: the mean of their
     predictions, times the likelihood of the complementary label under each class (a share `leak`
     of the labels is true), to the power `sharpening`, normalised. A row of zeros in `targets` is a
-    picture without a label. With equal views and no sharpening it has `forward`'s gradient.
-    """
+    picture without a label. With equal views and no sharpening it has `forward`'s gradient."""
     one, other = ops.split(ops.softmax(logits), 2)
     likelihood = leak * targets + (1 - leak) * (1 - targets) / (logits.shape[-1] - 1)
     belief = ((one + other) / 2 * likelihood) ** sharpening + 1e-12

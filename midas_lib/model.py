@@ -19,8 +19,7 @@ def build_cnn(classes: int, size: int = 28, network: Network | None = None) -> k
     input's side, the wide ones cost little. Then pooling, "features", dropout, a linear layer
     "logits", softmax. Weights start from Keras' global random state
     (`keras.utils.set_random_seed`), those of "logits" from zero: with none of the classes ahead,
-    none is lost where labels only say what a picture is not.
-    """
+    none is lost where labels only say what a picture is not."""
     network = network or Network()
     picture = keras.Input((size, size, 1), name="picture")
     x = layers.Rescaling(1 / 255, name="scaling")(picture)

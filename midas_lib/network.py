@@ -34,6 +34,9 @@ SETTINGS = {
     "Add": {},
     "Softmax": {"axis": -1},
 }  # fmt: skip
+# How `Layer` calls some of them.
+POOLING = {"MaxPooling2D": "largest", "AveragePooling2D": "average"}
+PLAIN = {"GlobalAveragePooling2D": "mean", "Flatten": "flat", "Dense": "linear"}
 
 
 class UnknownLayerError(ValueError):
@@ -226,16 +229,11 @@ def _steps(layers: list[dict], stored: list) -> tuple[int, float, list[Layer]]:
             factor, last = gamma / np.sqrt(variance + given["epsilon"]), found[-1]
             kernel, bias = last.kernel * factor, beta + (last.bias - mean) * factor
             found[-1] = last._replace(kernel=kernel, bias=bias)
-        elif kind in ("MaxPooling2D", "AveragePooling2D"):
+        elif kind in POOLING:
             window = {"strides": given["strides"][0], "padding": given["padding"]}
-            word = "largest" if kind == "MaxPooling2D" else "average"
-            found.append(Layer(word, size=given["pool_size"][0], **window))
-        elif kind == "GlobalAveragePooling2D":
-            found.append(Layer("mean"))
-        elif kind == "Flatten":
-            found.append(Layer("flat"))
-        elif kind == "Dense":
-            found.append(Layer("linear", *arrays))
+            found.append(Layer(POOLING[kind], size=given["pool_size"][0], **window))
+        elif kind in PLAIN:
+            found.append(Layer(PLAIN[kind], *arrays))
     if not ended or scale is None:
         raise UnknownLayerError("no softmax at its end, or no scaling at its beginning")
     for i, layer in enumerate(found := found + geometry):

@@ -15,7 +15,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
-from midas_lib import colab, config, files, results, show
+from midas_lib import config, files, results, show
 from midas_lib.config import UserError
 from midas_lib.results import BENCH, PARTS, stem
 
@@ -113,9 +113,8 @@ def _render(run, *, info: dict | None = None, error: str | None = None) -> str:
     """The executed notebook as one self-contained HTML page."""
     from nbconvert import HTMLExporter
 
-    # The template shows errors in its own way, and a page loads no badge.
-    hidden = {"papermill-error-cell-tag", colab.TAG}
-    shown = [cell for cell in run.cells if not hidden & set(cell.metadata.get("tags", []))]
+    hidden = "papermill-error-cell-tag"  # the template shows errors in its own way
+    shown = [cell for cell in run.cells if hidden not in cell.metadata.get("tags", [])]
     for cell in shown:
         if _note(cell):  # where the files lie on this machine is not the reader's business
             cell.outputs = []

@@ -10,13 +10,11 @@ from midas_lib.train import predict, reestimate, score
 
 
 def occlusion(model: keras.Model, examples: Examples, patch: int = 7) -> np.ndarray:
-    """Where in the picture the answer comes from (occlusion, Zeiler & Fergus 2014, section 4.2).
-
-    A black square of `patch` pixels a side is laid over each place in turn. Returns float32
-    (n, size, size): by how much, in nats, covering a pixel lowers the log-probability of the
-    example's label, averaged over the squares that cover it. On black paper a square can take ink
-    away but not add any.
-    """
+    """Where in the picture the answer comes from (occlusion, Zeiler & Fergus 2014, section 4.2). A
+    black square of `patch` pixels a side is laid over each place in turn. Returns float32 (n, size,
+    size): by how much, in nats, covering a pixel lowers the log-probability of the example's label,
+    averaged over the squares that cover it. On black paper a square can take ink away but not add
+    any."""
     count, size = examples.pictures.shape[:2]
     plain, _ = score(model, examples)
     total, times = np.zeros((count, size, size)), np.zeros((size, size))
@@ -46,10 +44,8 @@ def interpolate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss (nats) and accuracy on `held_out` along the straight line from one network's weights to
     another's, each (shares,); share 0 is `one` (linear mode connectivity, Frankle et al. 2020).
-
     Averaged weights need not fit averaged normalisation statistics, so these are estimated anew
-    from `examples` at every point (as in Jordan et al. 2023, REPAIR).
-    """
+    from `examples` at every point (as in Jordan et al. 2023, REPAIR)."""
     between = keras.models.clone_model(one)
     measured = []
     for share in shares:

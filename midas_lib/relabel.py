@@ -20,8 +20,7 @@ def relabel(path: Path, reference: inference.Classifier | None = None) -> dict:
     learns from random weights; a label is the most probable class by its answer and the folder.
     Returns, JSON-ready: verdict, own_folder_rate, n, changed (labels that are not the folder),
     unsure (labels with a confidence below 0.9), labels ([{"file", "folder", "label",
-    "confidence"}]) and skipped. Raises `UserError` for any other verdict, telling why.
-    """
+    "confidence"}]) and skipped. Raises `UserError` for any other verdict, telling why."""
     filed = inference.read_folders(path, reference)
     found = audit.audit(filed.pictures, filed.folders, filed.answers)
     own = found.own_folder_rate.mean
@@ -59,11 +58,10 @@ def _learned(filed: inference.Filed, leak: float) -> np.ndarray:
     for k in range(FOLDS):
         parts = {"examples": examples.take(fold != k), "held_out": examples.take(fold == k)}
         epochs = max(8, math.ceil(STEPS / max(1, (fold != k).sum() // BATCH)))
-        changes = {"loss": "forward", "leak": leak, "batch": BATCH, "epochs": epochs, "checks": 0}
-        changes |= {"every": epochs}
         settings = config.vary(
-            part3.NAIVE, **{f"training__{name}": value for name, value in changes.items()}
-        )
+            part3.NAIVE, training__loss="forward", training__leak=leak, training__batch=BATCH,
+            training__epochs=epochs, training__checks=0, training__every=epochs,
+        )  # fmt: skip
         tasks.append(runs.Task(settings=settings, classes=len(filed.classes), **parts))
     found = np.empty((len(fold), len(filed.classes)), np.float32)
     for k, outcome in enumerate(runs.run_all(tasks, label="relabel")):

@@ -138,14 +138,12 @@ def relative(path: Path) -> str:
 
 
 def write(info: dict, part: int | str, table: pd.DataFrame | None = None, arrays=None) -> Path:
-    """Write a part's results files, or the `BENCH`'s, and return the JSON's path.
-
-    `info`: a `provenance` with whatever was found; in the JSON, dataclasses are objects and numbers
-    that are not finite null. `table`: a row for each finished run; None and nan are empty cells.
-    `arrays`: name -> array. The folder is that of the profile's pages, unless that is the published
-    one and the data are not. Raises `ValueError` for a part whose table lacks any of `COLUMNS`, or
-    whose "headline" has other fields than `HEADLINE`.
-    """
+    """Write a part's results files, or the `BENCH`'s, and return the JSON's path. `info`: a
+    `provenance` with whatever was found; in the JSON, dataclasses are objects and numbers that are
+    not finite null. `table`: a row for each finished run; None and nan are empty cells. `arrays`:
+    name -> array. The folder is that of the profile's pages, unless that is the published one and
+    the data are not. Raises `ValueError` for a part whose table lacks any of `COLUMNS`, or whose
+    "headline" has other fields than `HEADLINE`."""
     path, contents = _json(_folder(info), part), {}
     if arrays:
         buffer = io.BytesIO()

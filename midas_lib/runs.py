@@ -29,13 +29,11 @@ TRAINING_DIGEST = "3526eb92ec19346e"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training to be done: `train.fit` on `examples`, then predictions.
-
-    held_out: as in `train.fit`. start: the task with whose weights this one begins. origin: where a
-    function stands for examples or held_out (called in this process when the task is trained, after
-    its start), a text, for the name, that says what it makes them from. views: whether `held_out`
-    is also predicted with test-time augmentation. tests: what the finished network alone sees.
-    """
+    """One training to be done: `train.fit` on `examples`, then predictions. held_out: as in
+    `train.fit`. start: the task with whose weights this one begins. origin: where a function stands
+    for examples or held_out (called in this process when the task is trained, after its start), a
+    text, for the name, that says what it makes them from. views: whether `held_out` is also
+    predicted with test-time augmentation. tests: what the finished network alone sees."""
 
     settings: Settings
     examples: Examples | Callable[[], Examples]
@@ -93,8 +91,7 @@ def run_all(
     `folder` (default `config.RUNS`), unless `fresh`. Starts are
     done first, those not among the tasks only where the store lacks them. A run that fails does not
     stop the others: afterwards `RuntimeError` tells each one's settings and error. Raises
-    `UserError` when no scheduler is at that address, or the store cannot be read or written.
-    """
+    `UserError` when no scheduler is at that address, or the store cannot be read or written."""
     if jobs is not None and jobs < 1:
         raise UserError(f"JOBS={jobs}: give 1 or more")
     folder = Path(folder or config.RUNS)

@@ -56,42 +56,37 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An archive at hand: its key, its files, where the content comes from ("original", "mirror",
-    "stand-in", or "unrecognised" where it is not the known one) and its digest."""
+    """An archive at hand: its key, where the content comes from ("original", "mirror", "stand-in",
+    or "unrecognised" where it is not the known one), its digest, and its files."""
 
     name: str
-    paths: tuple[Path, ...]
     source: str
     digest: str
+    paths: tuple[Path, ...]
 
 
 ARCHIVES = {name: Archive(**known) for name, known in config.read_table("archives").items()}
 
 
-def fetch(
-    name: str, *, data_dir=None, mirror=None, standin=None, profile="standard", urls=None
-) -> Source:
+def fetch(name: str, profile: str = "standard") -> Source:
     """Return the archive `name` ("characters", "mislabelled" or "mnist"), fetched if need be.
 
-    In order: the files in `data_dir`, `mirror` (a folder or base URL), `urls` ((provenance, URL)
-    pairs, by default `ARCHIVES`'), and the drawn stand-in, which goes to
-    `data_dir/standin/<profile>`; `standin=True` goes straight there. What is None comes from the
-    environment, see `config`. What `urls` give is taken only if it is the known content; other
-    content in `data_dir` or `mirror` is used with a warning. In these two, MNIST may have other
-    names, see `_adopt`. `<name>.source.json`, beside the files, notes provenance and digest, so a
-    file is verified once.
+    In order: the files in `config.data_dir`, `config.mirror`, the URLs of `ARCHIVES`, and the drawn
+    stand-in, which goes to `standin/<profile>` in the former; if `config.standin_wanted`, straight
+    to that. What the URLs give is taken only if it is the known content; other content in folder or
+    mirror is used with a warning. In these two, MNIST may have other names, see `_adopt`.
+    `<name>.source.json`, beside the files, notes provenance and digest: a file is verified once.
 
-    Raises `UserError` if an archive of the user's cannot be read, `mirror` is not there or holds no
-    archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or a
-    `mirror` was named: neither is content with the stand-in.
-    """
+    Raises `UserError` if an archive of the user's cannot be read, the mirror is not there or holds
+    no archive at all, the folder cannot be written, or nothing was found and `profile` is "full" or
+    there is a mirror: neither is content with the stand-in."""
     config.check_profile(profile)
-    folder, mirror = Path(data_dir or config.data_dir()), mirror or config.mirror()
+    folder, mirror = config.data_dir(), config.mirror()
     if mirror and mirror.startswith("file:"):
         mirror = urllib.request.url2pathname(urlsplit(mirror).path)
     places = [("mirror", mirror)] if mirror else []
-    places += ARCHIVES[name].urls if urls is None else urls
-    if not (config.standin_wanted() if standin is None else standin):
+    places += ARCHIVES[name].urls
+    if not config.standin_wanted():
         try:
             return _complete(name, folder, lambda staging: _find(name, places, mirror, staging))
         except UnavailableError as error:
@@ -117,11 +112,9 @@ def read_members(path: str | Path, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def content_digest(name: str, folder: Path) -> str:
-    """Digest of what the archive `name` in `folder` holds, however it is packed.
-
-    SHA-256 (hex) of what `sha256sum` prints for the unpacked members, sorted by name, or for the
-    uncompressed idx files. Raises `UnreadableError`, as the functions that read do.
-    """
+    """Digest of what the archive `name` in `folder` holds, however it is packed. SHA-256 (hex) of
+    what `sha256sum` prints for the unpacked members, sorted by name, or for the uncompressed idx
+    files. Raises `UnreadableError`, as the functions that read do."""
     archive = ARCHIVES[name]
     if archive.members:
         contents = read_members(folder / archive.files[0], name)

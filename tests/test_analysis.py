@@ -571,14 +571,6 @@ def test_steps_to_is_the_first_check_from_which_on_the_threshold_is_kept():
     assert analysis.steps_to([10, 20], [0.9, 0.8], 0.85) == np.inf  # lost at the last
 
 
-def test_restricted_mean_counts_who_never_arrives_as_the_whole_time():
-    interval = analysis.restricted_mean([10, 20, np.inf], 60)
-    assert (interval.mean, interval.n) == (30, 3)
-    half = stats.t.ppf(0.975, 2) * np.std([10, 20, 60], ddof=1) / np.sqrt(3)
-    assert interval.high == pytest.approx(30 + half)
-    assert analysis.restricted_mean([np.inf] * 2, 60).mean == 60
-
-
 def test_ratio_is_geometric_and_turns_over():
     a, b = np.array([2.0, 8.0]), np.array([1.0, 1.0])
     ratio, inverse = analysis.ratio_interval(a, b), analysis.ratio_interval(b, a)

@@ -357,7 +357,7 @@ def test_paths_count_from_the_callers_folder_which_make_leaves(
     assert config.from_caller("a") == tmp_path / "a"
 
 
-@pytest.mark.parametrize("command", ["report", "index", "pages", "badges"])
+@pytest.mark.parametrize("command", ["report", "index", "pages"])
 def test_what_needs_the_checkout_says_so(command, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(config, "ROOT", tmp_path)
     assert main([command]) == 2

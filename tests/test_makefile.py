@@ -152,12 +152,6 @@ def test_the_bench_is_the_full_one_unless_a_profile_is_named(ready):
     assert line.startswith("[-m bench --profile smoke --repeats 3 race] ")
 
 
-def test_badges_name_a_repository_if_one_is_given(ready):
-    assert ready.make("badges")[1][0].startswith("[-P -m midas_lib badges] ")
-    line = ready.make("badges", "REPOSITORY=someone/it")[1][0]
-    assert line.startswith("[-P -m midas_lib badges --repository=someone/it] ")
-
-
 def test_an_environment_that_two_checkouts_share_has_the_library_of_the_last_one(ready, tmp_path):
     (ready.folder / ".venv").rename(tmp_path / "shared")
     (tmp_path / "second").mkdir()
@@ -244,7 +238,7 @@ def test_what_is_given_is_no_command_and_stays_as_it_was_typed(ready, tmp_path):
         (line,) = ready.make("part1", f"{name}={hack}")[1]
         assert f"--{name.lower()} {hack}" in line
     for target, name, option in (
-        ("badges", "REPOSITORY", "--repository="), ("evaluate", "TEST", "--test="),
+        ("evaluate", "TEST", "--test="),
         ("audit", "DIR", "-- "), ("predict", "IMG", "-- "), ("relabel", "DIR", "-- "),
     ):  # fmt: skip
         value = "a$b $(shell touch hack) ${HOME}.png"

@@ -136,7 +136,7 @@ def test_the_start_from_characters_is_part_1s_network_as_it_is(study, datasets):
         assert (task.start.tests, task.start.held_out, task.start.start) == ({}, None, None)
         tests = {name: examples.digest for name, examples in task.tests.items()}
         assert tests == {"test": study.test.digest, "validation": study.validation.digest}
-    assert part2.Plan().pretraining_epochs == part1.Plan().epochs
+    assert part2.PLANS["full"].pretraining_epochs == part1.Plan().epochs
 
 
 def test_the_best_rate_is_the_one_of_the_best_validation(study, runner):
@@ -227,7 +227,7 @@ def test_half_the_steps_are_of_the_same_draws_and_other_rates_of_half_the_steps(
     ("size", "steps"), [(10, 100), (300, 100), (1200, 200), (4800, 400), (10_000, 400)]
 )
 def test_steps_grow_with_the_root_of_the_labels(size, steps):
-    assert part2.Plan(few_steps=100).steps(size) == steps
+    assert part2.steps_for(size, 100) == steps
 
 
 def test_self_training_sees_every_picture_and_no_label(study):
@@ -398,7 +398,7 @@ def test_networks_are_compared_on_validation_images_and_in_their_answers(
     }
     assert {name[5:] for name in facts if name.startswith("pair/")} == set(both)
     for name, pair in both.items():
-        assert facts[f"pair/{name}"]["cka"] == [pair] * (len(part2.LAYERS) + 1)
+        assert facts[f"pair/{name}"]["cka"] == [pair] * (len(part2.MNIST.network.channels) + 1)
         assert arrays[f"pair/{name}/error"] == pytest.approx(np.linspace(0, 0.1, 11))
     changed = {"random": 5, "digits": 0}
     for name, start in (

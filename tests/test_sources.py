@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 import zipfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -100,8 +101,11 @@ def reply(status, content, length=None, pause=0.0, headers=()):
     return send
 
 
-def fetch(folder, urls=(), name="characters", **settings):
-    return sources.fetch(name, data_dir=folder, urls=urls, **{"standin": False} | settings)
+def fetch(folder, urls=(), name="characters", mirror=None, profile="standard"):
+    known = dataclasses.replace(sources.ARCHIVES[name], urls=urls)
+    given = {"DATA_DIR": str(folder)} | ({"MIRROR": mirror} if mirror else {})
+    with mock.patch.dict(sources.ARCHIVES, {name: known}), mock.patch.dict(os.environ, given):
+        return sources.fetch(name, profile)
 
 
 def left_in(folder):
@@ -177,7 +181,7 @@ def test_mirror_from_the_environment_may_be_a_base_url(tmp_path, server, monkeyp
     server.pages["/base/" + NAME] = reply(200, GOOD)
     monkeypatch.setenv("MIRROR", server.url + "base")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    source = sources.fetch("characters", urls=())
+    source = sources.fetch("characters")
     assert (source.source, source.paths) == ("mirror", (tmp_path / NAME,))
 
 
@@ -511,7 +515,7 @@ def test_stand_in_on_request_whatever_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        source = sources.fetch("mislabelled", data_dir=tmp_path, profile="smoke")
+        source = fetch(tmp_path, name="mislabelled", profile="smoke")
     assert source.source == "stand-in"
 
 
@@ -722,12 +726,13 @@ def test_images_and_labels_must_go_together(tmp_path, mnist):
 # ---- processes ----
 
 SCRIPT = """
-import dataclasses, sys
+import dataclasses, os, sys
 from midas_lib import sources
-folder, url, digest = sys.argv[1:]
-known = dataclasses.replace(sources.ARCHIVES["characters"], digest=digest)
+os.environ["DATA_DIR"], url, digest = sys.argv[1:]
+urls = [("mirror", url)]
+known = dataclasses.replace(sources.ARCHIVES["characters"], digest=digest, urls=urls)
 sources.ARCHIVES["characters"] = known
-print(sources.fetch("characters", data_dir=folder, urls=[("mirror", url)], standin=False))
+print(sources.fetch("characters"))
 """
 
 

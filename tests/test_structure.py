@@ -40,15 +40,14 @@ MAY_IMPORT = {
     "inference": "numpy keras config files images data analysis audit network",
     "plots": "numpy matplotlib PIL config",
     "pad": "numpy PIL network standin",
-    "colab": "nbformat config",
     "results": "numpy pandas config files analysis",
     "show": "numpy matplotlib IPython jinja2 nbconvert files pad plots results",
     "pages": "nbconvert papermill nbformat nbclient jupyter_client ipykernel"
-    " config files colab results show",
+    " config files results show",
     "studies": "numpy pandas keras config files images data corruptions analysis audit model train"
     " store runs probe inference results studies",
     "relabel": "numpy config data audit runs inference studies",
-    "__main__": "config files sources colab store inference results pages relabel",
+    "__main__": "config files sources store inference results pages relabel",
 }
 WITHOUT_TENSORFLOW = [
     row

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from midas_lib.config import Network
 from midas_lib.studies import tables
@@ -88,6 +89,10 @@ def test_convergence_pairs_by_seed_and_counts_who_arrived():
     random, digits = tables.convergence(table, ["random", "digits"], 1000)
     assert (random["threshold"], random["arm"], digits["arm"]) == (0.95, "random", "digits")
     assert random["time"].mean == pytest.approx(500)  # who never arrives counts as the horizon
+    half = stats.t.ppf(0.975, 2) * np.std([100, 400, 1000], ddof=1) / np.sqrt(3)
+    assert random["time"].high == pytest.approx(500 + half)
+    never = table.assign(**{"steps_to_0.95": np.inf})
+    assert [row["time"].mean for row in tables.convergence(never, ["digits"], 60)] == [60]
     assert (random["arrived"], digits["arrived"]) == (2, 2)
     # Seed 0: 100 to 1 (no step at all counts as one); seed 1: 400 to 50. Geometric mean.
     assert digits["ratio"].mean == pytest.approx(np.sqrt(100 * 8))

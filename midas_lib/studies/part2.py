@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,14 +13,7 @@ from midas_lib.analysis import Interval
 from midas_lib.config import Augmentation, Settings, Training, vary
 from midas_lib.data import Examples, ImageDataset
 from midas_lib.results import Results
-from midas_lib.studies.study import (
-    MnistStudy,
-    Run,
-    as_examples,
-    plan_for,
-    read_plans,
-    spoilt,
-)
+from midas_lib.studies.study import MnistStudy, Run, as_examples, plan_for, read_plans, spoilt
 
 # What is compared: networks that begin with random weights, and with those of part 1's network
 # trained on its 400 digits. And what else of part 1 that network may be trained on, as controls.
@@ -46,43 +38,13 @@ SELF_TRAINING = vary(
     training__sharpening_start=0.0, training__balance=1.0,
 )  # fmt: skip
 CURVES = ("step", "val_accuracy", "loss")
-LAYERS = tuple(f"conv{i}" for i, _ in enumerate(MNIST.network.channels, 1))
 CUTS = ("fine-tuned", "frozen")  # what becomes of the layers that are taken over
+PLANS = read_plans(2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of part 2's study a profile runs."""
-
-    images: int | None = None  # of MNIST's training set; None: all
-    test_images: int | None = None
-    validation: int = 5000  # training images held out for curves and choices
-    budgets: tuple[int, ...] = (1, 2, 5, 10, 24)  # epochs
-    epochs: int = 5  # of them, that whose curves are compared
-    seeds: int = 5  # of each budget, and draws of few labels
-    side_seeds: int = 3  # of controls, and draws of whatever is run to check few labels
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)  # peaks, compared for each start
-    rate_epochs: int = 5
-    rate_seeds: int = 1
-    sizes: tuple[int, ...] = (10, 20, 50, 100, 300, 1000, 3000, 10_000)  # labelled images
-    few_steps: int = 2400  # up to 300 labels; with their root more, up to four times as many
-    few_rates: tuple[float, ...] = (5e-4, 1e-3)  # peaks beside part 1's, for half the steps
-    few_rate_sizes: tuple[int, ...] = (10, 100, 1000)
-    rehearsed_sizes: tuple[int, ...] = (10, 100)
-    unlabelled_sizes: tuple[int, ...] = (0, 10)  # labels that self-training begins with
-    unlabelled_images: int | None = None  # and goes on without; None: all
-    unlabelled_epochs: int = 3
-    pretraining_epochs: int = 120  # over the 62 classes; over fewer images as many steps
-    control_size: int = 100  # labels that controls learn from
-    copied: tuple[int, ...] = tuple(range(len(LAYERS) + 1))  # convolutions taken over
-    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
-
-    def steps(self, size: int) -> int:
-        """Training steps on so many labelled images."""
-        return round(self.few_steps * min(4.0, max(1.0, math.sqrt(size / 300))))
-
-
-PLANS = read_plans(2, Plan)
+def steps_for(size: int, few_steps: int) -> int:
+    """Training steps on so many labelled images, `few_steps` on up to 300."""
+    return round(few_steps * min(4.0, max(1.0, math.sqrt(size / 300))))
 
 
 def load(profile: str) -> dict[str, ImageDataset]:
@@ -95,19 +57,13 @@ def load(profile: str) -> dict[str, ImageDataset]:
 
 
 def run(
-    profile: str,
-    *,
-    seeds: int | None = None,
-    sizes: str | None = None,
-    jobs: int | None = None,
+    profile: str, *, seeds: int | None = None, sizes: str | None = None, jobs: int | None = None,
     fresh: bool = False,
-) -> Results:
-    """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results.
-
-    seeds: of each budget, and draws of few labels. sizes: numbers of labelled images, separated by
-    commas (defaults: the profile's). jobs, fresh: as in `study.Study`. Raises `UserError` for what
-    does not exist.
-    """
+) -> Results:  # fmt: skip
+    """Pre-train, train on MNIST, compare as `PLANS[profile]` says, and write the results. seeds: of
+    each budget, and draws of few labels. sizes: numbers of labelled images, separated by commas
+    (defaults: the profile's). jobs, fresh: as in `study.Study`. Raises `UserError` for what does
+    not exist."""
     plan = _plan(profile, seeds, sizes)
     study = Part2(plan, profile, load(profile), jobs=jobs, fresh=fresh)
     for size in plan.sizes:
@@ -144,7 +100,7 @@ def run(
     return study.write("best", "test_accuracy", chosen_start=chosen, reached=reached, **more)
 
 
-def _plan(profile: str, seeds: int | None, sizes: str | None) -> Plan:
+def _plan(profile: str, seeds: int | None, sizes: str | None):
     plan = plan_for(PLANS, profile, seeds, "side_seeds")
     if sizes:
         if not all(size.strip().isdecimal() for size in sizes.split(",")):
@@ -158,7 +114,7 @@ class Part2(MnistStudy):
     for pre-training. train, validation: MNIST's training set, divided; everything: undivided. test:
     MNIST's. corrupted: the test pictures with each corruption."""
 
-    def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
+    def __init__(self, plan, profile: str, datasets: dict[str, ImageDataset], **options):
         super().__init__(2, profile, plan, datasets, **options)
         pictures, _ = images.preprocess(datasets["characters"].images, MNIST.preprocessing)
         self.characters = Examples(pictures=pictures, labels=datasets["characters"].labels)
@@ -176,6 +132,8 @@ class Part2(MnistStudy):
     def _pretraining(self, name: str) -> Examples:
         """The pictures of part 1 that a start learns, with their labels from 0."""
         labels = self.characters.labels
+        if name == "characters":
+            return self.characters
         if name == "shuffled":  # each picture has some picture's label
             order = np.random.default_rng(0).permutation(len(labels))
             return dataclasses.replace(self.characters, labels=labels[order])
@@ -189,23 +147,17 @@ class Part2(MnistStudy):
         both = {"tests": tests, "measure": partial(self.zero_shot, tests=tests)}
         found = {}
         for name in (*STARTS, *CONTROLS):
+            examples = self.validation if name == "random" else self._pretraining(name)
+            share = 0 if name == "random" else len(self.characters.labels) / len(examples.labels)
+            epochs = round(self.plan.pretraining_epochs * share)
+            settings = vary(PRETRAINING, training__epochs=epochs, **self.plan.changes)
             for seed in self.seeds if name in STARTS else self.side_seeds:
-                arm, examples = f"start/{name}", self.validation
-                settings = vary(PRETRAINING, **self.plan.changes)
+                run = f"start/{name}", seed, settings
                 if name == "characters":
-                    settings = vary(settings, training__epochs=self.plan.pretraining_epochs)
-                    found[name, seed] = self.pretrained(arm, seed, settings, **both)
-                    continue
-                epochs = 0
-                if name != "random":
-                    examples = self._pretraining(name)
-                    share = len(self.characters.labels) / len(examples.labels)
-                    epochs = round(self.plan.pretraining_epochs * share)
-                settings = vary(settings, training__epochs=epochs)
-                classes = int(examples.labels.max()) + 1
-                found[name, seed] = self.declare(
-                    arm, seed, settings, examples, classes=classes, **both
-                )
+                    found[name, seed] = self.pretrained(*run, **both)
+                else:
+                    more = {"classes": int(examples.labels.max()) + 1} | both
+                    found[name, seed] = self.declare(*run, examples, **more)
         return found
 
     def _trained(self, arm, start, seed, settings, **more) -> Run:
@@ -237,11 +189,8 @@ class Part2(MnistStudy):
     def best_rates(self) -> dict[str, float]:
         """Start -> the peak rate with the best accuracy on the validation images; of equals the
         first. The rates are finished."""
-        found = {}
-        for start in STARTS:
-            tried = self.table[self.table["arm"] == f"rate/{start}"]
-            found[start] = tried.groupby("rate")["validation_accuracy"].mean().idxmax()
-        return found
+        reached = self.table.groupby(["arm", "rate"])["validation_accuracy"].mean()
+        return {start: reached[f"rate/{start}"].idxmax() for start in STARTS}
 
     def main(self, starts: dict, rates: dict[str, float]) -> dict[tuple[str, int, int], Run]:
         """(start, epochs, seed) -> training on MNIST, all else but the peak rate alike for one
@@ -381,7 +330,7 @@ class Part2(MnistStudy):
         if rehearsed:
             examples = examples.join(repeated(self._pretraining("digits")))
         steps = max(1, len(examples.labels) // self.few.training.batch)
-        epochs = math.ceil(share * self.plan.steps(size) / steps)
+        epochs = math.ceil(share * steps_for(size, self.plan.few_steps) / steps)
         settings = vary(self.few, training__epochs=epochs, **changes)
         return self.declare(arm, draw, settings, examples, start=start, varies={"size": size})
 

@@ -20,12 +20,10 @@ Measured = tuple[dict, dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A row of a study's table that is, or is to be.
-
-    arm, seed: its name among the others. task: the training that it rests on, or several. measure:
-    from their outcomes to the row's metrics, and to arrays that are kept by name. varies: further
-    columns that tell it from the arm's other runs. arrays: names of those that a page needs.
-    """
+    """A row of a study's table that is, or is to be. arm, seed: its name among the others. task:
+    the training that it rests on, or several. measure: from their outcomes to the row's metrics,
+    and to arrays that are kept by name. varies: further columns that tell it from the arm's other
+    runs. arrays: names of those that a page needs."""
 
     arm: str
     seed: int
@@ -51,11 +49,9 @@ class Run:
 
 
 class Study:
-    """One part's study: its table of runs, and what else its page is drawn from.
-
-    A run whose digest stands in the table that an earlier study of this profile wrote is taken from
-    there, and neither trained nor loaded. fresh: train everything anew. jobs: as in `runs.run_all`.
-    """
+    """One part's study: its table of runs, and what else its page is drawn from. A run whose digest
+    stands in the table that an earlier study of this profile wrote is taken from there, and neither
+    trained nor loaded. fresh: train everything anew. jobs: as in `runs.run_all`."""
 
     def __init__(self, part: int, profile: str, plan, datasets: dict, *, jobs=None, fresh=False):
         self.part, self.plan, self.jobs, self.fresh = part, plan, jobs, fresh
@@ -153,10 +149,8 @@ class Study:
 
     def checkpoint(self, name: str, run: Run, metric: str, build=None, **description) -> None:
         """Keep a run's network as this part's checkpoint `name`, unless it is there already.
-
         metric: of the run's row, to be written down with it. build: from the run's outcome to the
-        network (default: `rebuild`). description: more of what stands beside it.
-        """
+        network (default: `rebuild`). description: more of what stands beside it."""
         from midas_lib.inference import save_classifier
 
         (task,), row = run.tasks, self.row(run)
@@ -172,10 +166,8 @@ class Study:
         model = (build or rebuild)(self.outcomes([task])[task.name], task.settings)
         description |= {name: self.info[name] for name in ("data", "versions")}
         description |= {"run": task.name, "settings": dataclasses.asdict(task.settings)}
-        description |= {
-            "class_names": list(config.CLASS_NAMES[: task.classes]),
-            metric: row[metric],
-        }
+        description["class_names"] = list(config.CLASS_NAMES[: task.classes])
+        description[metric] = row[metric]
         save_classifier(model, path, description)
 
     def write(self, arm: str, metric: str, **more) -> Results:
@@ -347,10 +339,13 @@ def rebuild(outcome: Outcome, settings: Settings):
     return model
 
 
-def read_plans(part: int, plan: type) -> dict:
-    """Profile -> its plan: what plans.toml says, and for the rest what is published."""
-    changes = config.read_table("plans")[f"part{part}"]
-    return {profile: plan(**changes.get(profile, {})) for profile in config.PROFILES}
+def read_plans(part: int, plan: type | None = None) -> dict:
+    """Profile -> its plan, frozen: plans.toml's full one, where "all" stands for None, or `plan`'s
+    defaults, but for what the profile has there."""
+    found = config.read_table("plans")[f"part{part}"]
+    full = {name: None if v == "all" else v for name, v in found.pop("full", {}).items()}
+    plan = plan or dataclasses.make_dataclass("Plan", full, frozen=True, kw_only=True)
+    return {profile: plan(**full | found.get(profile, {})) for profile in config.PROFILES}
 
 
 def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
@@ -367,10 +362,8 @@ def plan_for(plans: dict, profile: str, seeds: int | None, *limited: str):
 
 def open_results(part: int, run: Callable, profile: str, train: bool | None, **options) -> Results:
     """The results a notebook draws, as they are written, after a part's `run` if that is asked for.
-
     train: whether to run what is missing; None: only where there are no results of this profile.
-    options: `run`'s. Raises `UserError` for an option that drawing would ignore.
-    """
+    options: `run`'s. Raises `UserError` for an option that drawing would ignore."""
     config.check_profile(profile)
     if train or (train is None and not results.exists(part, profile)):
         return run(profile, **options)

@@ -49,20 +49,18 @@ def paired_by(table: pd.DataFrame, by: str, metric: str, base) -> dict[object, I
 
 def pace(history: dict[str, np.ndarray], before: float) -> dict[str, float]:
     """How fast a run learned, as columns of its row, by its accuracy on the held-out examples.
-
     history: as `train.Run`'s, "step" and "val_accuracy" (checks,). before: that accuracy before the
     first step. Returns "steps_to_T" for each of `THRESHOLDS`, from which on the accuracy stays at
-    or above it; inf where it never does.
-    """
+    or above it; inf where it never does."""
     steps, curve = np.append(0, history["step"]), np.append(before, history["val_accuracy"])
     return {f"steps_to_{t}": analysis.steps_to(steps, curve, t) for t in THRESHOLDS}
 
 
 def convergence(table: pd.DataFrame, arms: list[str], horizon: float) -> list[dict]:
-    """Steps to each threshold of the table by arm: "threshold", "arm", "time" (restricted mean up
-    to the horizon), "arrived" (runs), "saved" (steps by which it is sooner than the first arm) and
-    "ratio" (the first arm's time to its own), over the seeds that both have.
-    """
+    """Steps to each threshold of the table by arm: "threshold", "arm", "time" (restricted mean, of
+    Royston & Parmar 2013: who never arrives counts as the horizon), "arrived" (runs), "saved"
+    (steps by which it is sooner than the first arm) and "ratio" (the first arm's time to its own),
+    over the seeds that both have."""
     rows = []
     for column in table.filter(like="steps_to_"):
         threshold = float(column.removeprefix("steps_to_"))
@@ -72,7 +70,7 @@ def convergence(table: pd.DataFrame, arms: list[str], horizon: float) -> list[di
             both = times[[arms[0], arm]].dropna().clip(upper=horizon).to_numpy()
             base, ours = both[:, 0], both[:, -1]
             row = {"threshold": threshold, "arm": arm, "arrived": int(np.isfinite(own).sum())}
-            row["time"] = analysis.restricted_mean(own, horizon)
+            row["time"] = analysis.mean_interval(own.clip(upper=horizon))
             row["saved"] = analysis.paired_interval(base, ours)
             # A network that starts above the threshold needs no step: one keeps the ratio finite.
             row["ratio"] = analysis.ratio_interval(np.maximum(base, 1), np.maximum(ours, 1))
