@@ -33,25 +33,9 @@ def case_groups(class_names):
     return np.unique([name.lower() for name in class_names], return_inverse=True)[1]
 
 
-def merge_groups(class_names, merges, groups):
-    """Group id of each class after joining the characters of each string in `merges`. The whole
-    `groups`, int (classes,), of these characters are joined: "1Il" on top of `case_groups` makes
-    one group of 1, I, i, L and l. A character that is no class raises ValueError."""
-    groups = np.array(groups)
-    for characters in merges:
-        joined = groups[[tuple(class_names).index(character) for character in characters]]
-        groups[np.isin(groups, joined)] = joined.min()
-    return groups
-
-
 def merged_accuracy(labels, predictions, groups):
     """Accuracy when classes of one group count as the same; `groups` as from `case_groups`."""
     return accuracy(np.take(groups, labels), np.take(groups, predictions))
-
-
-def per_group_accuracy(correct, groups):
-    """Mean of `correct` in each group, {group: fraction}, sorted by group, e.g. by writer."""
-    return pd.Series(correct, dtype=float).groupby(np.asarray(groups)).mean().to_dict()
 
 
 @dataclass(frozen=True)
@@ -115,6 +99,17 @@ def rate_interval(values):
     logits = mean_interval(special.logit(np.clip(values, 1e-6, 1 - 1e-6)))
     low, high = special.expit([logits.low, logits.high]).tolist()
     return Interval(float(values.mean()), low, high, logits.n)
+
+
+def as_rate(interval):
+    """The interval of a mean of shares, brought to where its bounds lie between 0 and 1: as wide
+    at the mean, but in logits (delta method)."""
+    mean = interval.mean
+    if not 0 < mean < 1:
+        return interval
+    half = (interval.high - interval.low) / 2 / (mean * (1 - mean))
+    low, high = special.expit(special.logit(mean) + half * np.array([-1, 1])).tolist()
+    return Interval(mean, low, high, interval.n)
 
 
 def paired_interval(a, b):

@@ -47,32 +47,12 @@ def test_case_groups_join_the_two_cases_of_a_letter_only():
     assert groups["0"] != groups["O"]
 
 
-def test_merge_groups_join_on_top_of_case():
-    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
-    groups = dict(zip(CLASS_NAMES, groups, strict=True))
-    assert groups["0"] == groups["O"] == groups["o"]
-    assert groups["1"] == groups["I"] == groups["i"] == groups["l"] == groups["L"]
-    assert len(set(groups.values())) == 36 - 1 - 2
-
-
-def test_merge_groups_on_top_of_nothing_join_the_named_characters_only():
-    groups = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], np.arange(62))
-    groups = dict(zip(CLASS_NAMES, groups, strict=True))
-    assert groups["1"] == groups["I"] == groups["l"] != groups["i"]
-    assert len(set(groups.values())) == 62 - 2 - 2
-
-
-def test_merge_groups_refuse_a_character_that_is_no_class():
-    with pytest.raises(ValueError, match="not in tuple"):
-        analysis.merge_groups(CLASS_NAMES, ["0Ö"], np.arange(62))
-
-
 def test_merged_accuracy():
     labels = [CLASS_NAMES.index(name) for name in "cC0x"]
     predictions = [CLASS_NAMES.index(name) for name in "CCOk"]
     # right as they are: C; with case merged also c; with 0/O/o merged also 0
     case = analysis.case_groups(CLASS_NAMES)
-    merged = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
+    merged = np.where(np.isin(list(CLASS_NAMES), list("0Oo")), case[0], case)
     assert analysis.accuracy(labels, predictions) == 0.25
     assert analysis.merged_accuracy(labels, predictions, case) == 0.5
     assert analysis.merged_accuracy(labels, predictions, merged) == 0.75
@@ -82,15 +62,7 @@ def test_merging_never_lowers_accuracy():
     labels, predictions = np.random.default_rng(1).integers(0, 62, (2, 5000))
     plain = analysis.accuracy(labels, predictions)
     case = analysis.merged_accuracy(labels, predictions, analysis.case_groups(CLASS_NAMES))
-    merges = analysis.merge_groups(CLASS_NAMES, ["0Oo", "1Il"], analysis.case_groups(CLASS_NAMES))
-    assert plain < case < analysis.merged_accuracy(labels, predictions, merges)
-
-
-def test_per_group_accuracy_takes_fractions_and_any_group_names():
-    correct = [1, 0, 0.5, 1]  # writer 7: (1 + 0.5) / 2, writer 3: (0 + 1) / 2
-    values = analysis.per_group_accuracy(correct, [7, 3, 7, 3])
-    assert list(values.items()) == [(3, 0.5), (7, 0.75)]
-    assert analysis.per_group_accuracy(np.array([True]), ["a"]) == {"a": 1.0}
+    assert plain < case < analysis.merged_accuracy(labels, predictions, np.arange(62) // 31)
 
 
 # --- intervals ----------------------------------------------------------------------------------
@@ -110,6 +82,18 @@ def test_mean_interval_agrees_with_scipy():
     ours = analysis.mean_interval(values)
     theirs = stats.ttest_1samp(values, 0).confidence_interval()
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_an_interval_as_a_rates_by_hand():
+    # logit(.8) = 1.386; half of .4 is .2 / (.8 * .2) = 1.25 in logits
+    rate = analysis.as_rate(analysis.Interval(0.8, 0.6, 1.0, 7))
+    assert (rate.mean, rate.n) == (0.8, 7)
+    ends = 1 / (1 + np.exp(-np.array([1.386294 - 1.25, 1.386294 + 1.25])))
+    assert (rate.low, rate.high) == pytest.approx(ends, rel=1e-5)
+    narrow = analysis.as_rate(analysis.Interval(0.5, 0.499, 0.501, 7))
+    assert (narrow.low, narrow.high) == pytest.approx((0.499, 0.501), abs=1e-6)
+    assert analysis.as_rate(analysis.Interval(1.0, 1.0, 1.0, 7)).high == 1
+    assert np.isnan(analysis.as_rate(analysis.Interval(0.5, np.nan, np.nan, 1)).low)
 
 
 def test_one_value_gives_no_interval():

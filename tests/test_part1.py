@@ -216,7 +216,7 @@ def test_lengths_are_compared_on_the_choosing_partitions_with_the_same_networks(
 def test_every_variant_has_a_name_of_its_own_and_changes_something():
     named = [variant for variants in part1.ABLATIONS.values() for variant in variants]
     assert len(set(named)) == len(named)
-    for _, variant, reads, change in part1.Plan().ablations():
+    for _, variant, reads, change in part1.variants(part1.PLANS["full"]):
         assert vary(Settings(), **change) != Settings(), variant
         assert reads in ("geometry", "picture")
 
@@ -228,7 +228,7 @@ def test_an_ablation_changes_what_it_says_and_the_rate_where_it_was_tuned(study)
     assert {variant for variant, _ in study.rates()} == tuned
     rates = {variant: 1e-4 * i for i, variant in enumerate(sorted(tuned), 1)}
     found = study.ablations(rates)
-    variants = {variant: (reads, change) for _, variant, reads, change in PLAN.ablations()}
+    variants = {variant: (reads, change) for _, variant, reads, change in part1.variants(PLAN)}
     variants |= {name: (reads, {}) for reads, name in CHOSEN.items()}
     assert set(found) == {(variant, p) for variant in variants for p in (0, 1001)}
     for (variant, partition), run in found.items():
@@ -249,7 +249,7 @@ def test_an_ablation_changes_what_it_says_and_the_rate_where_it_was_tuned(study)
 
 def test_rates_are_tried_on_the_first_folds_of_the_first_choosing_partition(study):
     fold = data.folds(study.labels, 0)
-    changes = {variant: change for _, variant, _, change in PLAN.ablations()}
+    changes = {variant: change for _, variant, _, change in part1.variants(PLAN)}
     found = study.rates()
     assert {rate for _, rate in found} == {1e-3, 4e-3}
     for (variant, rate), run in found.items():

@@ -136,7 +136,7 @@ def test_the_start_from_characters_is_part_1s_network_as_it_is(study, datasets):
         assert (task.start.tests, task.start.held_out, task.start.start) == ({}, None, None)
         tests = {name: examples.digest for name, examples in task.tests.items()}
         assert tests == {"test": study.test.digest, "validation": study.validation.digest}
-    assert part2.PLANS["full"].pretraining_epochs == part1.Plan().epochs
+    assert part2.PLANS["full"].pretraining_epochs == part1.PLANS["full"].epochs
 
 
 def test_the_best_rate_is_the_one_of_the_best_validation(study, runner):

@@ -266,7 +266,7 @@ def test_the_start_is_part_1s_network_which_no_picture_in_folders_has_trained(st
     assert task.start.name == final.name
     assert task.settings.training.epochs == 0
     assert list(task.tests) == ["test", "held_out", "audited"]
-    assert part3.Plan().pretraining_epochs == part1.Plan().epochs
+    assert part3.PLANS["full"].pretraining_epochs == part1.PLANS["full"].epochs
 
 
 def test_every_run_is_of_its_own_seed_and_goes_on_from_it(datasets, runner):

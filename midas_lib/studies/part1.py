@@ -1,7 +1,5 @@
 """Part 1: cross-validate, ablate and train the network that reads 62 handwritten characters."""
 
-import dataclasses
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,11 +30,13 @@ RATE_FOLDS = 2
 KAGGLE = 45, 50  # the last writer to train on, and the last of those that nothing is asked about
 BINS = 10  # of the reliability diagram, of as many images each
 HAND_SIZES = (1, 2, 5, 10, 17)  # images of one hand that are read together
-LOOKALIKES = ["0Oo", "1Il"]
+LOOKALIKES = str.maketrans("OoIl", "0011")
 OCCLUDED = "0Q1i7Rae4Bgk"  # classes whose occlusion maps are drawn
 MERGED = {
     "case_merged": analysis.case_groups(config.CLASS_NAMES),
-    "lookalikes_merged": analysis.merge_groups(config.CLASS_NAMES, LOOKALIKES, np.arange(CLASSES)),
+    "lookalikes_merged": np.unique(
+        [name.translate(LOOKALIKES) for name in config.CLASS_NAMES], return_inverse=True
+    )[1],
 }
 # Weight of the geometry's log-likelihood beside the picture's, by how it is read: below 1, as the
 # picture already tells part of it. Chosen on the choosing partitions, see `Part1._weights`.
@@ -44,38 +44,7 @@ SHARES = {"geometry": 0.6, "writer": 0.6, "hand": 0.7}
 WEIGHTS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)  # that were compared
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of part 1's study a profile runs."""
-
-    per_class: int | None = None  # images of each class used; None: all
-    epochs: int = 120  # of the main arms
-    seeds: int = 5  # 5-fold partitions of the headline
-    disjoint_partitions: int = 3  # of unknown hands
-    kaggle_seeds: int = 3
-    lengths: tuple[int, ...] = (30, 60, 120)  # epochs compared on the choosing partitions
-    ablation_epochs: int = 30  # of the ablations, each a 5-fold pass
-    ablation_partitions: int = len(CHOOSING_PARTITIONS)
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)  # peaks tried of each of `TUNED`
-    groups: int | None = None  # of ablations, and how many of each; None: all
-    variants: int | None = None
-    sizes: tuple[int, ...] = (5, 10, 20)  # training images per class compared
-    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
-
-    def ablations(self) -> list[tuple[str, str, str, dict]]:
-        """The variants to be run: (group, variant, what is read, changes)."""
-
-        def one(group, variant, reads="geometry", **changes):
-            return group, variant, reads, changes
-
-        return [
-            one(group, variant, **variants[variant])
-            for group, variants in list(ABLATIONS.items())[: self.groups]
-            for variant in list(variants)[: self.variants]
-        ]
-
-
-PLANS = read_plans(1, Plan)
+PLANS = read_plans(1)
 
 
 def run(
@@ -115,6 +84,19 @@ def run(
         hands={"weight": SHARES["hand"]} | {k: v.tolist() for k, v in hands._asdict().items()},
     )  # fmt: skip
     return study.write("cross-validation", "accuracy", images=len(study.labels))
+
+
+def variants(plan) -> list[tuple[str, str, str, dict]]:
+    """The ablations that a plan runs: (group, variant, what is read, changes)."""
+
+    def one(group, variant, reads="geometry", **changes):
+        return group, variant, reads, changes
+
+    return [
+        one(group, variant, **changes[variant])
+        for group, changes in list(ABLATIONS.items())[: plan.groups]
+        for variant in list(changes)[: plan.variants]
+    ]
 
 
 def _chosen(reads: str) -> str:
@@ -157,7 +139,7 @@ class Part1(Study):
     """Part 1's runs, each of several networks but for the final one's, and what is compared of
     them."""
 
-    def __init__(self, plan: Plan, profile: str, characters: ImageDataset, **options):
+    def __init__(self, plan, profile: str, characters: ImageDataset, **options):
         super().__init__(1, profile, plan, {"characters": characters}, **options)
         self.characters, self._made, self._passes = characters, {}, {}
         self.labels, self.writers = characters.labels, characters.writers
@@ -318,9 +300,9 @@ class Part1(Study):
 
     def _variants(self) -> list[tuple[str, str, str, dict]]:
         """The ablations' variants, after the settings that each is compared with."""
-        variants = self.plan.ablations()
-        kinds = dict.fromkeys(reads for _, _, reads, _ in variants)
-        return [("", _chosen(reads), reads, {}) for reads in kinds] + variants
+        found = variants(self.plan)
+        kinds = dict.fromkeys(reads for _, _, reads, _ in found)
+        return [("", _chosen(reads), reads, {}) for reads in kinds] + found
 
     def rates(self) -> dict[tuple[str, float], Run]:
         """(variant, peak rate) -> what touches optimisation on the first folds alone, arms
@@ -370,7 +352,7 @@ class Part1(Study):
     def weigh(self, ablations: dict) -> None:
         """Under "ablations", each variant against the settings that it is compared with."""
         rows = []
-        for group, variant, reads, _ in self.plan.ablations():
+        for group, variant, reads, _ in variants(self.plan):
             pair = [
                 [run for (name, _), run in ablations.items() if name == one]
                 for one in (variant, _chosen(reads))
@@ -501,7 +483,7 @@ class Part1(Study):
         counts = [analysis.confusion(labels, answers, CLASSES) for answers in predictions]
         writers, written = np.unique(self.writers, return_counts=True)
         wrong = predictions != labels
-        by_writer = analysis.per_group_accuracy((~wrong).mean(0), self.writers)
+        by_writer = pd.Series((~wrong).mean(0)).groupby(self.writers).mean()
         first = [np.flatnonzero(labels == c)[0] for c in range(CLASSES)]
         # What is misread in some pass, and some that the first pass reads right, of every class.
         right = [np.flatnonzero((labels == c) & ~wrong[0])[:4] for c in range(CLASSES)]
@@ -524,8 +506,8 @@ class Part1(Study):
             "confusion": np.sum(counts, axis=0),
             "first_confusion": counts[0],
             "per_class": np.mean([np.diag(c) / c.sum(1) for c in counts], axis=0),
-            "writers": np.array(list(by_writer)),
-            "per_writer": np.array(list(by_writer.values())),
+            "writers": by_writer.index.to_numpy(),
+            "per_writer": by_writer.to_numpy(),
             "shown/pictures": pictures[shown],
             "shown/labels": labels[shown].astype(np.uint8),
             "shown/predictions": predictions[:, shown],

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import re
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -66,36 +65,7 @@ WORDS = ("own", "together", "neighbours", "certain")
 SURE = (0.0, 0.5, 0.9, 0.99, 0.999, 1.01)  # bounds of how sure recovered labels are
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of part 3's study a profile runs."""
-
-    images: int | None = None  # None: all
-    test_images: int | None = None
-    held_out: int = 5000  # images kept from the training of the naive arms and the losses compared
-    naive_epochs: int = 3  # of the arms that believe the folders
-    memorised_images: int = 5000  # that are learned by heart
-    memorised_epochs: int = 60
-    compared: int | None = None  # of `LOSSES`, `CHOICES` and `WORDS`; None: all
-    compared_images: int = 20_000  # of the comparison of losses
-    compared_epochs: int = 4
-    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)  # peaks tried of each loss
-    redrawn_images: int = 30_000  # of the comparison of `CHOICES`
-    redrawn_epochs: int = 5
-    epochs: int = 8  # of the strongest arms' first stage
-    budgets: tuple[int, ...] = (2, 4)  # of a first stage alone, beside that
-    second_epochs: int = 6
-    long_epochs: int = 24  # of one second stage
-    seeds: int = 5  # of each of the strongest arms, on the folders
-    side_seeds: int = 3  # of all else, their ceiling included, and draws of few labels
-    sizes: tuple[int, ...] = (1000, 5000, 20_000)  # labels, few of them
-    few_steps: int = 2400
-    pretraining_epochs: int = 120  # over part 1's 62 classes
-    audited: int = 20_000  # images that the audit looks at
-    changes: dict = dataclasses.field(default_factory=dict)  # on top of the settings
-
-
-PLANS = read_plans(3, Plan)
+PLANS = read_plans(3)
 
 
 def load(profile: str) -> dict[str, ImageDataset]:
@@ -181,7 +151,7 @@ class Part3(MnistStudy):
     training assumes.
     """
 
-    def __init__(self, plan: Plan, profile: str, datasets: dict[str, ImageDataset], **options):
+    def __init__(self, plan, profile: str, datasets: dict[str, ImageDataset], **options):
         super().__init__(3, profile, plan, datasets, **options)
         mislabelled, mnist = datasets["mislabelled"], datasets["mnist"]
         order = np.random.default_rng(3).permutation(len(mislabelled.labels))[: plan.images]

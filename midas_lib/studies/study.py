@@ -256,6 +256,7 @@ class MnistStudy(Study):
                 arrays = [[self.array(run, part) for run in several] for part in ("right", "nll")]
                 values.append([np.stack(one).astype(float) for one in arrays])
                 accuracy, nll = map(_crossed, values[-1])
+                accuracy = analysis.as_rate(accuracy)
                 ece = analysis.mean_interval([self.row(run)["test_ece"] for run in several])
                 facts[kind] = {"accuracy": accuracy, "nll": nll, "ece": ece}
             accuracy, nll = (_crossed(ours - base) for base, ours in zip(*values, strict=True))
@@ -271,7 +272,8 @@ class MnistStudy(Study):
         for test in tests:
             right = [one.tests[test].argmax(1) == self.test.labels for one in outcomes]
             base, ours = np.split(np.stack(right).astype(float), [half])
-            each = dict(zip(names, (_crossed(base), _crossed(ours)), strict=True))
+            rates = (analysis.as_rate(_crossed(hits)) for hits in (base, ours))
+            each = dict(zip(names, rates, strict=True))
             facts[test] = each | {"difference": _crossed(ours - base)}
         return facts, {}
 
@@ -339,12 +341,12 @@ def rebuild(outcome: Outcome, settings: Settings):
     return model
 
 
-def read_plans(part: int, plan: type | None = None) -> dict:
-    """Profile -> its plan, frozen: plans.toml's full one, where "all" stands for None, or `plan`'s
-    defaults, but for what the profile has there."""
+def read_plans(part: int) -> dict:
+    """Profile -> its plan, frozen: plans.toml's full one, where "all" stands for None, but for what
+    the profile has there."""
     found = config.read_table("plans")[f"part{part}"]
-    full = {name: None if v == "all" else v for name, v in found.pop("full", {}).items()}
-    plan = plan or dataclasses.make_dataclass("Plan", full, frozen=True, kw_only=True)
+    full = {name: None if v == "all" else v for name, v in found.pop("full").items()}
+    plan = dataclasses.make_dataclass("Plan", full, frozen=True, kw_only=True)
     return {profile: plan(**full | found.get(profile, {})) for profile in config.PROFILES}
 
 
