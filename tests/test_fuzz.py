@@ -76,6 +76,8 @@ def mutate_json(content: bytes, rng: np.random.Generator) -> bytes:
 def encoded(ending: str, seed: int = 0) -> bytes:
     picture = np.full((90, 120), 255, np.uint8)
     cv2.putText(picture, str(seed), (30, 70), cv2.FONT_HERSHEY_SIMPLEX, 2, 0, 6)
+    if ending == ".gif":  # OpenCV writes those in colour alone
+        picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
     return cv2.imencode(ending, picture)[1].tobytes()
 
 
